@@ -1,0 +1,45 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test bench lint format lock clean
+
+help:  ## Show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY)  ## Create .venv from the lock file (the other targets do it by themselves)
+
+$(READY): requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up $(VENV) from requirements-dev.lock ..."
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian: apt-get install python3-venv)"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements-dev.lock | cut -d' ' -f1)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements-dev.lock
+	@touch $(READY)
+
+demo: $(READY)  ## A real Airflow, Postgres and S3: make trouble, run the three DAGs, show what they did (KEEP=1 keeps it up)
+	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
+
+test: $(READY)  ## Run every test: unit, contract, DAGs, Postgres, end to end
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(READY)  ## Measure against the peers and write build/bench.json
+	@$(BIN)/python -m benchmarks.run
+
+lint: $(READY)  ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(READY)  ## Let ruff format and sort
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+lock: $(READY)  ## Resolve requirements-dev.in anew into requirements-dev.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command "make lock" requirements-dev.in --output-file requirements-dev.lock
+
+clean:  ## Remove what the targets made
+	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,68 @@
+"""
+### XCom cleanup
+
+Deletes XCom rows that the retention policy has done with, then the blobs that those rows referred to.
+
+* **What goes:** rows pushed more than `max_age_days` ago (default 7) and, where a rule says so, rows beyond the newest
+  `max_runs` finished runs of a DAG.
+* **What stays, whatever its age:** rows of runs that are not finished, or have a task that is not; the newest
+  `min_runs` finished runs of each DAG (default 1); what a rule holds.
+* **Mode:** `report` (the default) writes the plan and changes nothing. `enforce` carries it out.
+
+Settings come from the trigger form, then from the Airflow Variable `xcom_maintenance`, then from
+`include/xcom_maintenance.yaml`. The report lies under `<report path>/xcom_cleanup/<run_id>.md`, and its last table says
+where each setting came from.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import dag, task
+
+# `include/` lies beside this file or above it, wherever the bundle was dropped; it joins an `include` that is there.
+_HOME = next(p for p in Path(__file__).absolute().parents if (p / "include" / "xcom_maintenance").is_dir())
+sys.path += [str(_HOME)] if str(_HOME) not in sys.path else []
+import include
+
+include.__path__ = pkgutil.extend_path(include.__path__, "include")
+
+from include.xcom_maintenance import trigger_form
+
+
+@dag(
+    dag_id="xcom_cleanup",
+    schedule="0 2 * * *",
+    start_date=datetime(2025, 1, 1),
+    catchup=False,
+    max_active_runs=1,
+    default_args={"owner": "platform", "retries": 2, "retry_delay": timedelta(minutes=1)},
+    tags=["xcom", "maintenance"],
+    params=trigger_form.cleanup(),
+    doc_md=__doc__,
+)
+def xcom_cleanup() -> None:
+    @task
+    def plan() -> dict[str, Any]:
+        """Find out what goes and what stays, and write it down; changes nothing."""
+        from include.xcom_maintenance import tasks
+        from include.xcom_maintenance.jobs import cleanup
+
+        return tasks.run_plan(cleanup.plan)
+
+    @task
+    def apply(planned: dict[str, Any]) -> dict[str, Any]:
+        """Carry out the plan; skipped in report mode."""
+        from include.xcom_maintenance import tasks
+        from include.xcom_maintenance.jobs import cleanup
+
+        return tasks.run_apply(cleanup.apply, planned)
+
+    apply(plan())
+
+
+xcom_cleanup()

@@ -1,0 +1,1 @@
+"""Cleanup, size audit and orphan reconciliation for the XComs of Apache Airflow 3."""

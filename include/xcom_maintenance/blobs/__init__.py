@@ -1,0 +1,1 @@
+"""The blob store: a port, and the adapters that fill it."""

@@ -1,0 +1,130 @@
+"""Blobs in a local folder, which all workers share or there is but one of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
+from include.xcom_maintenance.core.blob_uri import BasePath
+from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
+from include.xcom_maintenance.core.records import Blob
+
+
+class FileBlobStore:
+    """The blobs below ``file:///folder``. Links are not followed: they could lead outside the base path.
+
+    :param setting: the setting that named the base path, for errors.
+    """
+
+    def __init__(self, base: BasePath, *, setting: str) -> None:
+        self.base = base
+        self._root = Path("/", base.uri.key)
+        self._setting = setting
+
+    def check(self) -> None:
+        with self._errors():
+            next(os.scandir(self._root), None)
+
+    def list(self) -> Iterator[Blob]:
+        with self._errors():
+            yield from self._walk(self._root, "")
+
+    def _walk(self, folder: Path, prefix: str) -> Iterator[Blob]:
+        """Depth first, in the byte order of whole keys: a folder sorts as if its name ended in a slash."""
+
+        def order(entry: os.DirEntry[str]) -> bytes:
+            name = os.fsencode(entry.name)
+            return name + b"/" if entry.is_dir(follow_symlinks=False) else name
+
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=order)
+        except FileNotFoundError:
+            if folder == self._root:
+                raise
+            return  # removed since its parent was read, so what was in it is gone too
+        for entry in entries:
+            key = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(Path(entry.path), key + "/")
+            elif entry.is_file(follow_symlinks=False) and (blob := self._stat(key)) is not None:
+                yield blob
+
+    def _stat(self, key: str) -> Blob | None:
+        try:
+            found = (self._root / key).lstat()
+        except FileNotFoundError:
+            return None
+        modified = datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC)
+        return Blob(key, found.st_size, modified, f"{found.st_ino}-{found.st_mtime_ns}")
+
+    def head(self, keys: Sequence[str]) -> Iterator[Blob]:
+        with self._errors():
+            yield from filter(None, map(self._stat, keys))
+
+    def delete_unchanged(self, blobs: Iterable[Blob]) -> Iterator[Deletion]:
+        for blob in blobs:
+            now = self._stat(blob.key)
+            if now is None:
+                yield Deletion(blob, DeleteResult.GONE)
+            elif now != blob:
+                yield Deletion(blob, DeleteResult.CHANGED)
+            else:
+                yield self._delete(blob)
+
+    def _delete(self, blob: Blob) -> Deletion:
+        path = self._root / blob.key
+        if not path.parent.resolve().is_relative_to(self._root.resolve()):
+            return Deletion(blob, DeleteResult.FAILED, "it lies behind a link that leads outside the base path")
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return Deletion(blob, DeleteResult.GONE)
+        except OSError as error:
+            return Deletion(blob, DeleteResult.FAILED, error.strerror or type(error).__name__)
+        self._remove_empty_folders(path)
+        return Deletion(blob, DeleteResult.DELETED)
+
+    def _remove_empty_folders(self, path: Path) -> None:
+        """Remove the folders of the task and of the run, if they are empty; a DAG's folder may be about to be used."""
+        for parent in path.parents[:2]:
+            if parent == self._root:
+                return
+            try:
+                parent.rmdir()
+            except OSError:
+                return
+
+    def get(self, key: str) -> bytes | None:
+        with self._errors():
+            try:
+                return (self._root / key).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def put(self, key: str, content: bytes) -> None:
+        with self._errors():
+            path = self._root / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise ConfigurationError(
+                f"The blob base path {self.base} cannot be used: {error.strerror}",
+                setting=self._setting,
+                remedy="Correct the base path, or give the workers the right to read and write there",
+            ) from None
+        except OSError as error:
+            raise StoreUnavailable(
+                f"The blob base path {self.base} cannot be read now: {error.strerror}",
+                setting=self._setting,
+                remedy="A re-run goes on where this one stopped",
+            ) from None

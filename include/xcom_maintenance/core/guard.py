@@ -1,0 +1,108 @@
+"""Is this plan plausible? Pure: figures in, objections out.
+
+An objection means: stop and let a person look. Wrong databases and wrong prefixes look exactly like many orphans.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Below this number a share says little: three orphans among four blobs are nothing to worry about.
+SHARE_MATTERS_FROM = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why a plan is not carried out, the setting that it is about, and what to do."""
+
+    problem: str
+    setting: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupFigures:
+    """What a cleanup plans."""
+
+    rows: int
+    rows_in_table: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReconciliationFigures:
+    """What a reconciliation found."""
+
+    #: Blobs of a known layout, orphans included.
+    recognised_blobs: int
+    orphan_blobs: int
+    references: int
+    #: Where a row was found whose reference cannot be read; None if there is none.
+    unparsable: str | None
+    #: Who owns the base path as its marker says; None if there is no marker yet.
+    marked_owner: str | None
+    #: Who we are.
+    owner: str
+
+
+def judge_cleanup(figures: CleanupFigures, *, max_rows: int | None, max_share: float | None) -> list[Objection]:
+    """Objections to a cleanup plan; limits that are None do not apply."""
+    objections = []
+    if max_rows is not None and figures.rows > max_rows:
+        objections.append(
+            Objection(
+                f"{figures.rows:,} rows would be deleted, more than the limit of {max_rows:,}",
+                "max_delete_rows",
+                "Read the plan in the report; if it is right, raise the limit for one run in the trigger form",
+            )
+        )
+    share = figures.rows / figures.rows_in_table if figures.rows_in_table else 0.0
+    if max_share is not None and figures.rows >= SHARE_MATTERS_FROM and share > max_share:
+        objections.append(
+            Objection(
+                f"{share:.0%} of the XCom rows would be deleted, more than the limit of {max_share:.0%}",
+                "max_delete_share",
+                "Read the plan in the report; if it is right, raise the limit for one run in the trigger form",
+            )
+        )
+    return objections
+
+
+def judge_reconciliation(figures: ReconciliationFigures, *, max_orphan_share: float) -> list[Objection]:
+    """Objections to deleting the orphans of a reconciliation."""
+    objections = []
+    if figures.marked_owner is not None and figures.marked_owner != figures.owner:
+        objections.append(
+            Objection(
+                f"The base path belongs to the metadata database {figures.marked_owner}, but the connection leads to "
+                f"{figures.owner}",
+                "metadata_conn_id",
+                "Correct the connection or the base path. If the database was moved, delete the marker object once",
+            )
+        )
+    if figures.unparsable is not None:
+        objections.append(
+            Objection(
+                f"A row holds a reference that cannot be read: {figures.unparsable}",
+                "blob_base_path",
+                "Correct or delete that row, then run again",
+            )
+        )
+    if figures.recognised_blobs and not figures.references:
+        objections.append(
+            Objection(
+                f"No row refers to any of the {figures.recognised_blobs:,} blobs, which is what a wrong database or a "
+                "wrong base path looks like",
+                "blob_base_path",
+                "Check that the connection and the base path belong to the same Airflow",
+            )
+        )
+    share = figures.orphan_blobs / figures.recognised_blobs if figures.recognised_blobs else 0.0
+    if figures.orphan_blobs >= SHARE_MATTERS_FROM and share > max_orphan_share:
+        objections.append(
+            Objection(
+                f"{share:.0%} of the blobs are orphans, more than the limit of {max_orphan_share:.0%}",
+                "max_orphan_share",
+                "Read the manifest; if it is right, raise the limit for one run in the trigger form",
+            )
+        )
+    return objections

@@ -1,0 +1,98 @@
+"""What flows between the floors: small frozen records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A DAG run as retention sees it."""
+
+    dag_run_id: int
+    dag_id: str
+    run_id: str
+    state: str
+    #: When the run was due (UTC). Orders the runs of a DAG; never NULL, unlike the logical date.
+    run_after: datetime
+    #: How many of its task instances are in no final state.
+    unfinished_tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunCutoff:
+    """Which rows of a run go: those pushed before ``cutoff`` (UTC)."""
+
+    dag_run_id: int
+    cutoff: datetime
+    #: Leave the newest value of each (DAG, task, map index, key), whatever its age.
+    keep_latest_value: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunRows:
+    """Rows of a run that a cutoff takes, in number and in stored bytes."""
+
+    dag_run_id: int
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowReference:
+    """A reference found in the metadata database, and the row that holds it."""
+
+    #: The key of the blob relative to the base path.
+    key: str
+    #: The text as stored, with its connection id.
+    text: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    xcom_key: str
+    #: When the row was pushed (UTC); None for rows of archive tables that do not say.
+    timestamp: datetime | None
+    #: The table that holds the row: ``xcom`` or an archive that ``airflow db clean`` left.
+    table: str
+    stored_bytes: int
+    #: Whether the reference is the whole value, as a backend writes it, and not part of a larger one.
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """An object of the blob store."""
+
+    #: Relative to the base path.
+    key: str
+    size: int
+    #: UTC; None if the store does not say, which counts as now.
+    last_modified: datetime | None
+    #: What changes whenever the object is written again: an ETag, a generation; None if the store has none.
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinates:
+    """The task instance that a blob belongs to, as its key tells."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseIdentity:
+    """Which metadata database this is, so that a base path can be tied to it."""
+
+    #: Postgres' system identifier and the name of the database: the same after a failover, another after a restore
+    #: into a new cluster.
+    cluster: str
+    database: str
+    schema_revision: str
+
+    @property
+    def owner(self) -> str:
+        return f"{self.cluster}/{self.database}"

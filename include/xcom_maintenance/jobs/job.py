@@ -1,0 +1,72 @@
+"""What every job is given: its settings, the ports, the report that it fills, and the place for its manifest."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.core.errors import ImplausiblePlan
+from include.xcom_maintenance.core.guard import Objection
+from include.xcom_maintenance.core.records import DatabaseIdentity
+from include.xcom_maintenance.metadata.port import MetadataStore
+from include.xcom_maintenance.reports.place import ReportPlace
+from include.xcom_maintenance.reports.report import Report
+from include.xcom_maintenance.settings import Settings
+
+
+@dataclass(slots=True)
+class Job:
+    """One task's share of a run. The stores were checked before the job begins."""
+
+    settings: Settings
+    metadata: MetadataStore
+    identity: DatabaseIdentity
+    #: None if neither we nor Airflow has a blob store configured.
+    blobs: BlobStore | None
+    report: Report
+    place: ReportPlace
+    ignored_prefixes: tuple[str, ...] = ()
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("xcom_maintenance"))
+
+    @property
+    def enforcing(self) -> bool:
+        return self.settings.mode == "enforce"
+
+    def object_to(self, objections: list[Objection]) -> None:
+        """Put the guard's objections into the report; in enforce mode they stop the run.
+
+        :raises ImplausiblePlan: in enforce mode, if there is an objection.
+        """
+        for objection in objections:
+            self.report.objections.append(
+                {"problem": objection.problem, "setting": objection.setting, "remedy": objection.remedy}
+            )
+            self.log.warning("Guard: %s (setting: %s). %s.", objection.problem, objection.setting, objection.remedy)
+        if objections and self.enforcing:
+            first = objections[0]
+            raise ImplausiblePlan(first.problem, setting=first.setting, remedy=first.remedy + ". Nothing was changed")
+
+
+class Progress:
+    """Says now and then how far long work has come.
+
+    :param every: seconds between two lines.
+    """
+
+    def __init__(self, log: logging.Logger, what: str, *, total: int | None = None, every: float = 10) -> None:
+        self._log = log
+        self._what = what
+        self._total = total
+        self._every = every
+        self._start = self._last = time.monotonic()
+        self.done = 0
+
+    def add(self, count: int = 1) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self._last >= self._every:
+            self._last = now
+            of = f" of {self._total:,}" if self._total is not None else ""
+            self._log.info("%s: %s%s after %.0f s", self._what, f"{self.done:,}", of, now - self._start)

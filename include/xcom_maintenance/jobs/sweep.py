@@ -1,0 +1,93 @@
+"""Verify, then dispose of blobs: the one mechanism that cleanup and reconciliation share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from itertools import islice
+
+from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
+from include.xcom_maintenance.core.records import Blob
+from include.xcom_maintenance.core.reference_formats import coordinates_of
+from include.xcom_maintenance.jobs.job import Progress
+from include.xcom_maintenance.metadata.port import MetadataStore
+
+#: Candidates verified by one look at the metadata database.
+_BATCH = 5_000
+
+
+class Kept(StrEnum):
+    """Why a candidate was left where it is."""
+
+    REFERENCED = "a row refers to it"
+    UNFINISHED_RUN = "its run is not finished"
+    TOO_YOUNG = "it was written after the plan was made, or its age is unknown"
+
+
+@dataclass(slots=True)
+class Swept:
+    """What became of the candidates."""
+
+    deleted: int = 0
+    deleted_bytes: int = 0
+    #: By Kept or DeleteResult.
+    left: Counter[str] = field(default_factory=Counter)
+    #: Keys that could not be deleted and what the store said, the first few.
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        return self.left[DeleteResult.FAILED]
+
+
+def sweep(
+    candidates: Iterable[Blob],
+    *,
+    blobs: BlobStore,
+    metadata: MetadataStore,
+    modified_before: datetime,
+    progress: Progress,
+) -> Swept:
+    """Delete those candidates that nothing refers to and that are still what they were when they were looked at.
+
+    The order is what makes it safe: the candidate's version was taken before the metadata database is asked; a blob
+    that is written again afterwards has another version and is left alone.
+
+    :param candidates: as they were listed or looked up; only what is named here is ever deleted.
+    :param modified_before: younger blobs are left alone (UTC).
+    """
+    swept = Swept()
+    for batch in _batches(candidates):
+        doomed = []
+        referenced = metadata.referenced(blobs.base, [blob.key for blob in batch])
+        runs = {blob.key: found for blob in batch if (found := coordinates_of(blob.key)) is not None}
+        unfinished = metadata.unfinished_runs(runs.values())
+        for blob in batch:
+            run = runs.get(blob.key)
+            if blob.key in referenced:
+                swept.left[Kept.REFERENCED] += 1
+            elif run is not None and (run.dag_id, run.run_id) in unfinished:
+                swept.left[Kept.UNFINISHED_RUN] += 1
+            elif blob.last_modified is None or blob.last_modified >= modified_before:
+                swept.left[Kept.TOO_YOUNG] += 1
+            else:
+                doomed.append(blob)
+        for deletion in blobs.delete_unchanged(doomed):
+            if deletion.result is DeleteResult.DELETED:
+                swept.deleted += 1
+                swept.deleted_bytes += deletion.blob.size
+            else:
+                swept.left[deletion.result] += 1
+                if deletion.result is DeleteResult.FAILED and len(swept.failures) < 10:
+                    swept.failures.append((deletion.blob.key, deletion.detail))
+        progress.add(len(batch))
+    return swept
+
+
+def _batches(blobs: Iterable[Blob]) -> Iterator[list[Blob]]:
+    stream = iter(blobs)
+    while batch := list(islice(stream, _BATCH)):
+        yield batch

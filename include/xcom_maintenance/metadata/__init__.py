@@ -1,0 +1,1 @@
+"""The metadata store: a port, and the adapters that fill it."""

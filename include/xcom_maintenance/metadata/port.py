@@ -1,0 +1,149 @@
+"""The port to the metadata database: what the jobs ask of it, in batches, streams and aggregates.
+
+Nothing above this port knows SQL or holds a cursor, so that a second adapter can ask the API server instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from include.xcom_maintenance.core.blob_uri import BasePath
+from include.xcom_maintenance.core.records import (
+    Coordinates,
+    DatabaseIdentity,
+    RowReference,
+    Run,
+    RunCutoff,
+    RunRows,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What one batch deleted: rows, and their stored bytes."""
+
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSize:
+    """The rows of one (DAG, task, key)."""
+
+    dag_id: str
+    task_id: str
+    key: str
+    rows: int
+    #: Bytes that the database keeps for the values, after its own compression.
+    stored_bytes: int
+    #: Rows of each band of ``core.sizes.BANDS``, by the size of the value as JSON text, in the bands' order.
+    band_rows: tuple[int, ...]
+    #: Stored bytes of each band, in the same order.
+    band_bytes: tuple[int, ...]
+    oldest: datetime
+    newest: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One XCom row and the stored bytes of its value."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    key: str
+    stored_bytes: int
+    timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TableHealth:
+    """What the database says about the table; bytes and counts are its own figures, rows its estimates."""
+
+    heap_bytes: int
+    toast_bytes: int
+    index_bytes: int
+    total_bytes: int
+    live_rows_estimate: int
+    dead_rows_estimate: int
+    last_vacuum: datetime | None
+    last_analyze: datetime | None
+    database_bytes: int
+    #: Tables that ``airflow db clean`` and migrations left, with their total bytes.
+    archive_tables: dict[str, int] = field(default_factory=dict)
+
+
+class MetadataStore(Protocol):
+    """The tables ``xcom``, ``dag_run``, ``task_instance`` and ``dag`` of one Airflow.
+
+    Every method raises ``StoreUnavailable`` if the store cannot be reached or does not answer in time, and
+    ``ConfigurationError`` if a right is missing.
+    """
+
+    def check(self, *, may_delete: bool) -> DatabaseIdentity:
+        """Make sure that this is an Airflow whose schema is known, and that the rights are there.
+
+        :param may_delete: whether the right to delete XCom rows is needed.
+        :raises ConfigurationError: naming what is missing.
+        """
+
+    def now(self) -> datetime:
+        """The store's own clock (UTC)."""
+
+    def runs(self) -> Iterator[Run]:
+        """All runs, grouped by DAG, the newest of each DAG first (``run_after``, then ``dag_run_id``)."""
+
+    def measure(self, cutoffs: Sequence[RunCutoff]) -> list[RunRows]:
+        """What ``delete`` would take now, run by run; runs with nothing to take are left out."""
+
+    def doomed_references(self, cutoffs: Sequence[RunCutoff], base: BasePath) -> Iterator[RowReference]:
+        """References to blobs below ``base`` that are the whole value of a row that ``delete`` would take now."""
+
+    def delete(self, cutoffs: Sequence[RunCutoff], *, limit: int) -> Deleted:
+        """Delete at most ``limit`` rows in one short transaction, every condition checked in the statement itself."""
+
+    def references(self, base: BasePath) -> Iterator[RowReference]:
+        """Every reference to a blob below ``base``, wherever in a value and in archive tables too.
+
+        Sorted by key in byte order; a blob can come more than once.
+
+        :raises UnparsableReference: for a value that looks like a reference and cannot be read as one.
+        """
+
+    def referenced(self, base: BasePath, keys: Collection[str]) -> set[str]:
+        """Those of ``keys`` (relative to ``base``) that a row refers to right now, archive tables included."""
+
+    def unfinished_runs(self, runs: Collection[Coordinates]) -> set[tuple[str, str]]:
+        """The (dag_id, run_id) among ``runs`` that are, or have a task instance, in no final state right now."""
+
+    def known_dags(self, dag_ids: Collection[str]) -> set[str]:
+        """Those of ``dag_ids`` that this Airflow ever knew, as far as it still remembers."""
+
+    def group_sizes(self) -> Iterator[GroupSize]:
+        """The rows of each (DAG, task, key), by a single pass over the table."""
+
+    def largest_entries(self, limit: int) -> list[Entry]:
+        """The rows with the largest stored values, the largest first."""
+
+    def table_health(self) -> TableHealth:
+        """The size and state of the ``xcom`` table."""
+
+    def row_count_estimate(self) -> int:
+        """How many XCom rows there are, as the database's statistics say; exact for small tables."""
+
+
+class UnparsableReference(ValueError):
+    """A row whose value looks like a reference below the base path but cannot be read as one.
+
+    :param where: the row's coordinates; the value itself is in no message.
+    :param why: what is wrong with it.
+    """
+
+    def __init__(self, where: str, why: str) -> None:
+        self.where = where
+        self.why = why
+        super().__init__(f"The reference in {where} cannot be read: {why}")

@@ -1,0 +1,386 @@
+"""The metadata store over a Postgres connection (psycopg 2 or 3, whichever the provider brings)."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri, InvalidBlobUri
+from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
+from include.xcom_maintenance.core.records import (
+    Coordinates,
+    DatabaseIdentity,
+    RowReference,
+    Run,
+    RunCutoff,
+    RunRows,
+)
+from include.xcom_maintenance.core.retention import FINISHED_RUN_STATES, FINISHED_TASK_STATES
+from include.xcom_maintenance.core.sizes import BANDS, Band
+from include.xcom_maintenance.metadata import postgres_sql as sql
+from include.xcom_maintenance.metadata.port import (
+    Deleted,
+    Entry,
+    GroupSize,
+    TableHealth,
+    UnparsableReference,
+)
+
+_FETCH = 5_000
+_STATES = {"run_states": list(FINISHED_RUN_STATES), "task_states": list(FINISHED_TASK_STATES)}
+#: Local to the transaction, which survives a pooler that hands connections round.
+_SET_TIMEOUTS = """SELECT set_config('lock_timeout', %(lock_timeout)s, true),
+    set_config('statement_timeout', %(statement_timeout)s, true), set_config('jit', 'off', true)"""
+_STARTS_LIKE_A_REFERENCE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
+
+
+class PostgresMetadataStore:
+    """The ``xcom`` table and its neighbours, in the schema that the connection's search path names.
+
+    :param connect: opens a DB-API connection; called once, at the first use.
+    :param setting: the setting that named the connection, for errors.
+    :param lock_timeout: seconds that a statement waits for a lock.
+    :param statement_timeout: seconds that a statement may take.
+    :param accepted_revision: a schema revision that the user vouches for, beside the known ones.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        *,
+        setting: str,
+        lock_timeout: float,
+        statement_timeout: float,
+        accepted_revision: str | None = None,
+    ) -> None:
+        self._open = connect
+        self._setting = setting
+        self._timeouts = {
+            "lock_timeout": f"{int(lock_timeout * 1000)}ms",
+            "statement_timeout": f"{int(statement_timeout * 1000)}ms",
+        }
+        self._accepted_revision = accepted_revision
+        self._connection: Any = None
+        self._lock_runs = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # -- what this database is -------------------------------------------------------------------------------------
+
+    def check(self, *, may_delete: bool) -> DatabaseIdentity:
+        columns = {name: dict(found) for name, found in self._rows(sql.COLUMNS, {"tables": list(sql.REQUIRED_COLUMNS)})}
+        wrong = [
+            f"{table}.{name}"
+            for table, required in sql.REQUIRED_COLUMNS.items()
+            for name, kind in required.items()
+            if columns.get(table, {}).get(name) != kind
+        ]
+        if wrong:
+            missing_tables = sorted(set(sql.REQUIRED_COLUMNS) - set(columns))
+            if missing_tables:
+                raise ConfigurationError(
+                    "This is not an Airflow metadata database: it has no table " + ", ".join(missing_tables),
+                    setting=self._setting,
+                    remedy="Point the connection at the database (and, with the extra 'options', at the schema) "
+                    "in which Airflow keeps its own tables",
+                )
+            raise ConfigurationError(
+                "The schema of this metadata database is not known: missing or of another type are " + ", ".join(wrong),
+                setting=self._setting,
+                remedy="Airflow 3.1 or later on Postgres is needed; run `airflow db migrate`, or update the bundle",
+            )
+        self._check_rights(may_delete=may_delete)
+        return self._identity()
+
+    def _check_rights(self, *, may_delete: bool) -> None:
+        needed = [(table, "SELECT") for table in sql.REQUIRED_COLUMNS]
+        if may_delete:
+            needed.append(("xcom", "DELETE"))
+        tables, rights = [n[0] for n in needed], [n[1] for n in needed]
+        missing = self._rows(
+            """SELECT current_user, needed.name, needed.privilege
+               FROM unnest(%(tables)s::text[], %(rights)s::text[]) AS needed(name, privilege)
+               WHERE NOT has_table_privilege(to_regclass(needed.name), needed.privilege)""",
+            {"tables": tables, "rights": rights},
+        )
+        if missing:
+            role = missing[0][0]
+            grants = "; ".join(f'GRANT {right} ON {table} TO "{role}"' for _, table, right in missing)
+            raise ConfigurationError(
+                f"The role {role!r} of the metadata connection lacks rights: "
+                + ", ".join(f"{right} on {table}" for _, table, right in missing),
+                setting=self._setting,
+                remedy=f"Run as the owner of the tables: {grants}",
+            )
+        # FOR SHARE needs a right to write; without it the delete still re-checks the runs in its own snapshot.
+        lockable = self._rows("SELECT has_any_column_privilege('dag_run', 'UPDATE')", {})[0][0]
+        self._lock_runs = sql.LOCK_RUNS if may_delete and lockable else ""
+
+    def _identity(self) -> DatabaseIdentity:
+        [(cluster, database)] = self._rows(
+            "SELECT (SELECT system_identifier::text FROM pg_control_system()), current_database()::text", {}
+        )
+        revisions = [row[0] for row in self._rows("SELECT version_num FROM alembic_version", {})]
+        revision = ", ".join(revisions) or "none"
+        if revision not in sql.KNOWN_REVISIONS and revision != self._accepted_revision:
+            raise ConfigurationError(
+                f"The schema revision {revision!r} of this metadata database is not known; known are "
+                + ", ".join(f"{known} (Airflow {version})" for known, version in sql.KNOWN_REVISIONS.items()),
+                setting="accept_schema_revision",
+                remedy=f"Update the bundle, or set accept_schema_revision to {revision!r} and read a report first",
+            )
+        return DatabaseIdentity(cluster, database, revision)
+
+    def now(self) -> datetime:
+        [(now,)] = self._rows("SELECT clock_timestamp()", {})
+        return now  # type: ignore[no-any-return]
+
+    # -- retention -------------------------------------------------------------------------------------------------
+
+    def runs(self) -> Iterator[Run]:
+        for row in self._stream(sql.RUNS, _STATES):
+            yield Run(*row)
+
+    def measure(self, cutoffs: Sequence[RunCutoff]) -> list[RunRows]:
+        return [RunRows(run, rows, int(size)) for run, rows, size in self._rows(sql.MEASURE, _batch(cutoffs))]
+
+    def doomed_references(self, cutoffs: Sequence[RunCutoff], base: BasePath) -> Iterator[RowReference]:
+        for *place, size, text in self._stream(sql.DOOMED_REFERENCES, {**_batch(cutoffs), "marker": base.marker}):
+            found = _reference("xcom", *place, stored_bytes=size, token=text, text=text, whole=True, base=base)
+            if found is not None:
+                yield found
+
+    def delete(self, cutoffs: Sequence[RunCutoff], *, limit: int) -> Deleted:
+        statement = sql.DELETE.format(lock=self._lock_runs)
+        [(rows, size)] = self._rows(statement, {**_batch(cutoffs), "limit": limit})
+        return Deleted(rows, int(size))
+
+    # -- references ------------------------------------------------------------------------------------------------
+
+    def references(self, base: BasePath) -> Iterator[RowReference]:
+        statement = f'SELECT * FROM ({self._all_references()}) refs ORDER BY blob_key COLLATE "C"'
+        for row in self._stream(statement, {"marker": base.marker}):
+            found = _reference_of_row(row, base)
+            if found is not None:
+                yield found
+
+    def referenced(self, base: BasePath, keys: Collection[str]) -> set[str]:
+        statement = f"SELECT * FROM ({self._all_references()}) refs WHERE blob_key = ANY(%(keys)s::text[])"
+        rows = self._rows(statement, {"marker": base.marker, "keys": list(keys)})
+        return {found.key for row in rows if (found := _reference_of_row(row, base)) is not None}
+
+    def _all_references(self) -> str:
+        sources = [("xcom", sql.REQUIRED_COLUMNS["xcom"])]
+        sources += [(name, dict(columns)) for name, columns, _ in self._rows(sql.ARCHIVE_TABLES, {})]
+        return "\nUNION ALL\n".join(sql.references_of(name, columns) for name, columns in sources)
+
+    def unfinished_runs(self, runs: Collection[Coordinates]) -> set[tuple[str, str]]:
+        pairs = sorted({(run.dag_id, run.run_id) for run in runs})
+        parameters = {"dag_ids": [p[0] for p in pairs], "run_ids": [p[1] for p in pairs], **_STATES}
+        return {(dag_id, run_id) for dag_id, run_id in self._rows(sql.UNFINISHED_RUNS, parameters)}
+
+    def known_dags(self, dag_ids: Collection[str]) -> set[str]:
+        # A DAG that was deleted in the UI is gone from every table but the log, which remembers that it was ours.
+        logged = "OR EXISTS (SELECT FROM log WHERE log.dag_id = c.id)" if self._may_read("log") else ""
+        rows = self._rows(
+            f"""SELECT c.id FROM unnest(%(ids)s::text[]) AS c(id)
+                WHERE EXISTS (SELECT FROM dag WHERE dag.dag_id = c.id)
+                   OR EXISTS (SELECT FROM dag_run WHERE dag_run.dag_id = c.id) {logged}""",
+            {"ids": sorted(dag_ids)},
+        )
+        return {row[0] for row in rows}
+
+    def _may_read(self, table: str) -> bool:
+        rows = self._rows("SELECT has_table_privilege(to_regclass(%(t)s), 'SELECT')", {"t": table})
+        return bool(rows[0][0])
+
+    # -- sizes -----------------------------------------------------------------------------------------------------
+
+    def group_sizes(self) -> Iterator[GroupSize]:
+        [(version,)] = self._rows("SELECT current_setting('server_version_num')::int", {})
+        bands = ", ".join(
+            f"count(*) FILTER (WHERE {_in_band(b)}), coalesce(sum(stored) FILTER (WHERE {_in_band(b)}), 0)"
+            for b in BANDS
+        )
+        logical = sql.LOGICAL_SIZE if version >= 140_000 else "octet_length(value::text)"
+        for row in self._stream(sql.GROUP_SIZES.format(bands=bands, logical=logical), {}):
+            dag_id, task_id, key, rows, stored, oldest, newest, *of_bands = row
+            counts = tuple(int(n) for n in of_bands)
+            yield GroupSize(dag_id, task_id, key, rows, int(stored), counts[0::2], counts[1::2], oldest, newest)
+
+    def largest_entries(self, limit: int) -> list[Entry]:
+        return [Entry(*row) for row in self._rows(sql.LARGEST, {"limit": limit})]
+
+    def table_health(self) -> TableHealth:
+        [health] = self._rows(sql.HEALTH, {})
+        archives = {name: int(size) for name, _, size in self._rows(sql.ARCHIVE_TABLES, {})}
+        return TableHealth(*[*health, archives])
+
+    def row_count_estimate(self) -> int:
+        [(estimate,)] = self._rows("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass('xcom')", {})
+        if estimate > 100_000:
+            return int(estimate)
+        # Never analysed (-1) or small enough to count.
+        [(exact,)] = self._rows("SELECT count(*) FROM xcom", {})
+        return int(exact)
+
+    # -- plumbing --------------------------------------------------------------------------------------------------
+
+    def _rows(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+        with self._transaction() as cursor:
+            cursor.execute(statement, parameters)
+            return list(cursor.fetchall())
+
+    def _stream(self, statement: str, parameters: Mapping[str, Any]) -> Iterator[Any]:
+        """Rows through a server-side cursor, so that client memory stays constant.
+
+        On a connection of its own, so that other statements can run while the rows come.
+        """
+        with _translated(self._setting), closing(self._open()) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute(_SET_TIMEOUTS, self._timeouts)
+            with connection.cursor(name=f"xcom_{uuid.uuid4().hex}") as cursor:
+                cursor.execute(statement, parameters)
+                while rows := cursor.fetchmany(_FETCH):
+                    yield from rows
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        """One transaction with its own timeouts."""
+        with _translated(self._setting):
+            if self._connection is None:
+                self._connection = self._open()
+            try:
+                with self._connection.cursor() as cursor:
+                    cursor.execute(_SET_TIMEOUTS, self._timeouts)
+                    yield cursor
+                self._connection.commit()
+            except BaseException:
+                if not self._connection.closed:
+                    self._connection.rollback()
+                raise
+
+
+def _batch(cutoffs: Sequence[RunCutoff]) -> dict[str, Any]:
+    return {
+        "ids": [c.dag_run_id for c in cutoffs],
+        "cutoffs": [c.cutoff for c in cutoffs],
+        "keep_latest": [c.keep_latest_value for c in cutoffs],
+        **_STATES,
+    }
+
+
+def _in_band(band: Band) -> str:
+    upper = f" AND logical < {band.upper}" if band.upper is not None else ""
+    return f"logical >= {band.lower}{upper}"
+
+
+def _reference_of_row(row: Sequence[Any], base: BasePath) -> RowReference | None:
+    *place, size, token, text, whole, _ = row
+    return _reference(*place, stored_bytes=size, token=token, text=text, whole=whole, base=base)
+
+
+def _reference(
+    table: str,
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    map_index: int,
+    xcom_key: str,
+    timestamp: datetime | None,
+    *,
+    stored_bytes: int,
+    token: str,
+    text: str,
+    whole: bool,
+    base: BasePath,
+) -> RowReference | None:
+    """A reference below ``base``, or None for a mere mention of another bucket or path.
+
+    :param token: the JSON string in which it was found; one that is a URI from its first letter must be readable.
+    """
+    try:
+        uri = BlobUri.parse(text)
+    except InvalidBlobUri as why:
+        if text == token and _STARTS_LIKE_A_REFERENCE.match(token) and not re.search(r"\s", token):
+            where = f"{table}: dag_id={dag_id!r} run_id={run_id!r} task_id={task_id!r} key={xcom_key!r}"
+            raise UnparsableReference(where, str(why)) from None
+        return None
+    if not base.contains(uri):
+        return None
+    return RowReference(
+        key=uri.key.removeprefix(base.prefix),
+        text=text,
+        dag_id=dag_id,
+        run_id=run_id,
+        task_id=task_id,
+        map_index=map_index,
+        xcom_key=xcom_key,
+        timestamp=timestamp,
+        table=table,
+        stored_bytes=stored_bytes,
+        whole=whole,
+    )
+
+
+@contextmanager
+def _translated(setting: str) -> Iterator[None]:
+    """Turn the driver's errors into ours. Only the primary message is kept: details can quote values."""
+    try:
+        yield
+    except MaintenanceError:
+        raise
+    except Exception as error:
+        state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+        if not type(error).__module__.startswith("psycopg"):
+            raise
+        message = getattr(getattr(error, "diag", None), "message_primary", None)
+        raise _explain(error, state, message, setting) from None
+
+
+def _explain(error: Exception, state: str | None, message: str | None, setting: str) -> MaintenanceError:
+    """The error for a state of https://www.postgresql.org/docs/current/errcodes-appendix.html.
+
+    A connection that fails has no state with every driver, only a text.
+    """
+    whole = str(error).strip()
+    text = (message or whole or type(error).__name__).splitlines()[0]
+    state = state or ""
+    kind: type[MaintenanceError] = MaintenanceError
+    if state == "42501":
+        kind, problem = ConfigurationError, f"The metadata database refused: {text}"
+        remedy = "Grant the role of the connection what is missing"
+    elif state == "55P03":
+        kind, problem = StoreUnavailable, "A lock on the metadata database was not granted in time"
+        setting, remedy = "lock_timeout_seconds", "Nothing of this batch was changed; the task is retried"
+    elif state == "57014":
+        kind, problem = StoreUnavailable, "A statement on the metadata database took too long and was cancelled"
+        setting = "statement_timeout_seconds"
+        remedy = "Nothing of this batch was changed; lower batch_rows or raise the timeout"
+    elif state.startswith("28") or "authentication failed" in whole or "no password supplied" in whole:
+        kind = ConfigurationError
+        problem = "The metadata database refused the login and password of the connection"
+        remedy = "Correct the connection's login and password"
+    elif re.search(r'(database|role) "[^"]*" does not exist', whole):
+        kind, problem = ConfigurationError, f"The metadata database cannot be opened: {text}"
+        remedy = "Correct the connection's schema (the name of the database) and login"
+    elif not state or state[:2] in {"08", "57", "53"}:
+        kind, problem = StoreUnavailable, f"The metadata database cannot be reached: {text}"
+        remedy = "Check the connection's host and port, and that the workers may connect to the database"
+    else:
+        problem = f"The metadata database answered with error {state}: {text}"
+        remedy = "Nothing of this batch was changed"
+    return kind(problem, setting=setting, remedy=remedy)

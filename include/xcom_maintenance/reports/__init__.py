@@ -1,0 +1,1 @@
+"""Reports and manifests, and how they are written."""

@@ -1,0 +1,88 @@
+"""A report as Markdown, for the people who read it in a bucket, a log or a chat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from include.xcom_maintenance.core.sizes import human_bytes
+from include.xcom_maintenance.reports.report import Report, Table
+
+_STATUS = {
+    "running": "still running, or killed while it ran",
+    "reported": "report only: nothing was changed",
+    "planned": "planned; the changes have not been made yet, or the run was killed while it made them",
+    "enforced": "enforced",
+    "audited": "audited; nothing was changed",
+    "refused": "REFUSED: nothing was changed",
+    "failed": "FAILED",
+}
+
+
+def render(report: Report) -> str:
+    """The whole report, most important first."""
+    parts = [f"# {report.dag_id}: {_STATUS.get(report.status, report.status)}"]
+    span = f"Run `{report.run_id}`, started {report.started_at}"
+    parts.append(span + (f", finished {report.finished_at}." if report.finished_at else "."))
+    if report.error:
+        parts.append(f"**Error.** {escape(report.error['message'])}")
+    for objection in report.objections:
+        parts.append(
+            f"**Guard.** {escape(objection['problem'])} (setting: `{objection['setting']}`). "
+            f"{escape(objection['remedy'])}."
+        )
+    parts += [f"**Warning.** {escape(warning)}" for warning in report.warnings]
+    if report.headline:
+        rows = [[label(name), figure(name, value)] for name, value in report.headline.items()]
+        parts.append(_table(Table("", ["figure", "value"], rows)))
+    parts += [_table(table) for table in report.tables]
+    if report.manifest:
+        parts.append(f"Manifest: `{report.manifest}`")
+    if report.phases:
+        parts.append(_table(Table("Phases", ["phase", "seconds"], [[p["name"], p["seconds"]] for p in report.phases])))
+    if report.settings:
+        rows = [[f"`{name}`", s["value"], s["source"]] for name, s in report.settings.items()]
+        parts.append(_table(Table("Settings", ["setting", "value", "from"], rows)))
+    return "\n\n".join(parts) + "\n"
+
+
+def label(name: str) -> str:
+    """A figure's name for people."""
+    return name.replace("_", " ")
+
+
+def figure(name: str, value: Any) -> str:
+    """A figure for people: byte counts with a unit, numbers with thousands separators."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "-" if value is None else str(value)
+    if "bytes" in name.replace("_", " ").split():
+        return human_bytes(value)
+    return f"{value:,}"
+
+
+def _table(table: Table) -> str:
+    lines = [f"## {table.title}", ""] if table.title else []
+    if table.note:
+        lines += [table.note, ""]
+    if not table.rows:
+        return "\n".join([*lines, "None."])
+    lines.append("| " + " | ".join(table.columns) + " |")
+    # Right-align what is numbers all the way down.
+    lines.append(
+        "|"
+        + "|".join(
+            "---:" if all(isinstance(row[i], int | float | None) for row in table.rows) else "---"
+            for i in range(len(table.columns))
+        )
+        + "|"
+    )
+    for row in table.rows:
+        cells = [escape(figure(column, cell)) for column, cell in zip(table.columns, row, strict=True)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def escape(text: str) -> str:
+    """Keep names that users chose from breaking a table or being read as mark-up."""
+    for character in "\\|<>*[":
+        text = text.replace(character, "\\" + character)
+    return text.replace("\n", " ").replace("\r", " ")

@@ -1,0 +1,163 @@
+"""Where reports and manifests are kept: ``<report path>/<dag_id>/<run_id>.*``, on any path ObjectStoragePath takes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError
+from include.xcom_maintenance.reports.markdown import render
+from include.xcom_maintenance.reports.report import Report
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+_MANIFEST = ".manifest.jsonl.gz"
+_PENDING = ".pending"
+
+
+class ReportPlace:
+    """The files of one run, and those of earlier runs of the same DAG.
+
+    :param root: the report path.
+    """
+
+    def __init__(self, root: ObjectStoragePath, dag_id: str, run_id: str) -> None:
+        self._folder = root / dag_id
+        # Airflow's default pattern for run ids allows no slash, but the pattern is a setting.
+        self._stem = re.sub(r"[/\\]|^\.+", "_", run_id)
+
+    def file(self, suffix: str) -> ObjectStoragePath:
+        """The run's file with this suffix, such as ``.json``."""
+        return self._folder / f"{self._stem}{suffix}"
+
+    def write(self, report: Report) -> None:
+        """Write the report as JSON and as Markdown.
+
+        :raises ConfigurationError: if the report path cannot be written.
+        """
+        with self._errors("written"):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, default=str)
+            self.file(".json").write_text(text + "\n", encoding="utf-8")
+            self.file(".md").write_text(render(report), encoding="utf-8")
+
+    def read(self) -> Report | None:
+        """The run's report as it was last written, or None."""
+        with self._errors("read"):
+            try:
+                return Report.from_json(json.loads(self.file(".json").read_text(encoding="utf-8")))
+            except FileNotFoundError:
+                return None
+
+    # -- manifests: compressed JSON lines, streamed both ways --------------------------------------------------------
+
+    @contextmanager
+    def write_manifest(self) -> Iterator[ManifestWriter]:
+        """Write the run's manifest; it is complete when its last line says how many lines it has."""
+        path = self.file(_MANIFEST)
+        with ExitStack() as stack:
+            with self._errors("written"):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                raw = stack.enter_context(path.open("wb"))
+                lines = stack.enter_context(gzip.open(cast("IO[bytes]", raw), "wt", encoding="utf-8"))
+            writer = ManifestWriter(cast("IO[str]", lines), str(path))
+            yield writer
+            writer.close()
+
+    def read_manifest(self, path: str | None = None) -> Iterator[dict[str, Any]]:
+        """The lines of a manifest, by default the run's own.
+
+        :raises ConfigurationError: if it is not there, which on several workers means that they share no report path.
+        :raises MaintenanceError: if it is cut short: such a manifest is no plan.
+        """
+        manifest = self.file(_MANIFEST) if path is None else self._folder / path
+        count = 0
+        with self._errors("read"):
+            try:
+                with (
+                    manifest.open("rb") as raw,
+                    gzip.open(cast("IO[bytes]", raw), "rt", encoding="utf-8") as lines,
+                ):
+                    for text in lines:
+                        line = json.loads(text)
+                        if line["kind"] == "end":
+                            if line["lines"] == count:
+                                return
+                            break
+                        count += 1
+                        yield line
+            except FileNotFoundError:
+                raise ConfigurationError(
+                    f"The manifest {manifest} is not there",
+                    setting="report_path",
+                    remedy="The tasks of a run may run on different workers: set report_path to a place that all "
+                    "workers share, such as a bucket",
+                ) from None
+            except (EOFError, gzip.BadGzipFile, ValueError):
+                pass
+        raise MaintenanceError(
+            f"The manifest {manifest} is cut short",
+            setting="report_path",
+            remedy="Run the DAG again for a new plan",
+        )
+
+    # -- what an earlier run may have left half done -------------------------------------------------------------------
+
+    def mark_pending(self) -> None:
+        """Say, before the first change, that the run's manifest is being carried out."""
+        with self._errors("written"):
+            self.file(_PENDING).write_text("The manifest of this run is being carried out.\n", encoding="utf-8")
+
+    def clear_pending(self, manifest: str | None = None) -> None:
+        """Say that a manifest has been carried out to its end."""
+        name = self.file(_PENDING) if manifest is None else self._folder / _pending_name(manifest)
+        with self._errors("written"):
+            name.unlink(missing_ok=True)
+
+    def pending_manifests(self) -> list[str]:
+        """The names of manifests of other runs that were not carried out to their end, oldest first."""
+        with self._errors("read"):
+            names = {path.name for path in self._folder.iterdir()}
+        runs = sorted(name.removesuffix(_PENDING) for name in names if name.endswith(_PENDING))
+        manifests = [f"{run}{_MANIFEST}" for run in runs if run != self._stem]
+        return [name for name in manifests if name in names]
+
+    @contextmanager
+    def _errors(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except (MaintenanceError, FileNotFoundError):
+            raise
+        except Exception as error:
+            # Every file system that fsspec knows raises its own errors; what they say may hold credentials.
+            raise ConfigurationError(
+                f"The report path {self._folder.parent} cannot be {verb}: {type(error).__name__}",
+                setting="report_path",
+                remedy="Set it to a place that exists and that the workers may write, such as "
+                "file:///opt/airflow/reports or s3://conn_id@bucket/reports",
+            ) from error
+
+
+def _pending_name(manifest: str) -> str:
+    return manifest.removesuffix(_MANIFEST) + _PENDING
+
+
+class ManifestWriter:
+    """Appends lines; each is an object with a ``kind``."""
+
+    def __init__(self, stream: IO[str], path: str) -> None:
+        self._stream = stream
+        self._lines = 0
+        self.path = path
+
+    def add(self, kind: str, **fields: Any) -> None:
+        self._stream.write(json.dumps({"kind": kind, **fields}, ensure_ascii=False, default=str) + "\n")
+        self._lines += 1
+
+    def close(self) -> None:
+        self._stream.write(json.dumps({"kind": "end", "lines": self._lines}) + "\n")

@@ -1,0 +1,81 @@
+"""What a run says about itself, in a form that JSON and Markdown share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+#: Raised whenever a field changes its meaning or goes away; new fields do not raise it.
+SCHEMA_VERSION = 1
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(slots=True)
+class Table:
+    """A table of a report; cells are numbers, texts or None."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[Any]]
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """The report of one run of one DAG; written when its plan stands, and again when the plan was carried out."""
+
+    dag_id: str
+    run_id: str
+    #: running, reported, planned, enforced, audited, refused or failed.
+    status: str = "running"
+    mode: str = ""
+    started_at: str = field(default_factory=_now)
+    finished_at: str | None = None
+    #: The few figures that matter, flat.
+    headline: dict[str, Any] = field(default_factory=dict)
+    tables: list[Table] = field(default_factory=list)
+    #: Each as {"problem", "setting", "remedy"}.
+    objections: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    #: {"type", "message", "setting", "remedy"} of what stopped the run.
+    error: dict[str, Any] | None = None
+    manifest: str | None = None
+    #: Setting -> {"value", "source"}.
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: Each as {"name", "seconds"}, in order.
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    schema_version: int = SCHEMA_VERSION
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase; it is kept even if the phase fails."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases.append({"name": name, "seconds": round(time.monotonic() - start, 3)})
+
+    def put(self, table: Table, *, first: bool = False) -> None:
+        """Add a table, in the place of one with the same title: a second attempt does not say things twice."""
+        self.tables = [other for other in self.tables if other.title != table.title]
+        self.tables.insert(0 if first else len(self.tables), table)
+
+    def finish(self, status: str) -> None:
+        self.status = status
+        self.finished_at = _now()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Report:
+        """Read back what ``to_json`` wrote, so that the next task goes on with the same report."""
+        tables = [Table(**table) for table in data.pop("tables", [])]
+        return cls(**data, tables=tables)

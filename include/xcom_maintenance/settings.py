@@ -1,0 +1,286 @@
+"""The settings: one validated whole, and where each value came from.
+
+Precedence: trigger form, then the Airflow Variable ``xcom_maintenance`` (JSON), then ``include/xcom_maintenance.yaml``,
+then the defaults below. ``docs/settings.md`` lists them for users.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from include.xcom_maintenance.core.errors import ConfigurationError
+from include.xcom_maintenance.core.retention import Rule
+
+VARIABLE = "xcom_maintenance"
+FILE = Path(__file__).parent.parent / "xcom_maintenance.yaml"
+
+
+def _no_bool(value: object) -> object:
+    """``true`` is a number to Python, but nobody means one day by it."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+_Days = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=36_500, allow_inf_nan=False)]
+_Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+_Positive = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+_Seconds = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=86_400, allow_inf_nan=False)]
+_Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
+_Globs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_one_or_many), Field(min_length=1)]
+_Text = Annotated[str, Field(min_length=1)]
+
+
+class RetentionRule(BaseModel):
+    """A retention rule as users write it; what it leaves out comes from the settings of the same name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dag_ids: _Globs = ("*",)
+    exclude_dag_ids: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ()
+    #: An explicit null means that age takes nothing.
+    max_age_days: _Days | None = None
+    max_runs: _Positive | None = None
+    min_runs: _Count | None = None
+    keep_latest_value: bool = False
+    hold: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RetentionRule:
+        limits = {"max_age_days", "max_runs", "min_runs", "keep_latest_value"} & self.model_fields_set
+        if self.hold and limits:
+            raise ValueError(f"hold keeps everything, so it contradicts {', '.join(sorted(limits))}")
+        if not self.hold and self.max_runs is None and self.age_is_off:
+            raise ValueError("max_age_days is null and max_runs is not set: use hold: true to keep everything")
+        if self.max_runs is not None and (self.min_runs or 0) > self.max_runs:
+            raise ValueError(f"min_runs ({self.min_runs}) is above max_runs ({self.max_runs})")
+        return self
+
+    @property
+    def age_is_off(self) -> bool:
+        return self.max_age_days is None and "max_age_days" in self.model_fields_set
+
+
+class Settings(BaseModel):
+    """Everything that can be configured. Times are days or seconds, sizes bytes, as the names say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: report changes nothing; enforce deletes.
+    mode: Literal["report", "enforce"] = "report"
+    #: A Postgres Connection to the metadata database: tasks cannot use Airflow's own.
+    metadata_conn_id: _Text = "airflow_metadata_db"
+    #: A schema revision that is not known to the bundle, and that the user vouches for.
+    accept_schema_revision: str | None = None
+    #: Where the XCom backend keeps its blobs; None: `[common.io] xcom_objectstorage_path`.
+    blob_base_path: str | None = None
+    #: The Connection to that store; None: the one in the base path, else the provider's default.
+    blob_conn_id: _Text | None = None
+    #: Any path that ObjectStoragePath takes; None: `xcom_maintenance_reports` in AIRFLOW_HOME.
+    report_path: _Text | None = None
+
+    max_age_days: _Days = 7
+    max_runs: _Positive | None = None
+    min_runs: _Count = 1
+    retention: Annotated[tuple[RetentionRule, ...], Field(min_length=1)] = (RetentionRule(),)
+
+    #: The largest batch: one short transaction.
+    batch_rows: _Positive = 10_000
+    batch_bytes: _Positive = 64 * 1024 * 1024
+    #: A pause between batches, for the database's other users.
+    batch_pause_seconds: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=3_600)] = 0
+    lock_timeout_seconds: _Seconds = 5
+    statement_timeout_seconds: _Seconds = 600
+
+    #: Above these a cleanup stops and changes nothing; None: no limit.
+    max_delete_rows: _Positive | None = None
+    max_delete_share: _Share | None = None
+
+    #: A blob younger than this is never an orphan: its row may still be on its way.
+    grace_period_days: Annotated[float, BeforeValidator(_no_bool), Field(ge=1, le=36_500)] = 7
+    #: Of the blobs; above this a reconciliation stops and changes nothing.
+    max_orphan_share: _Share = 0.5
+
+    #: How many lines the longest tables of a report have.
+    top_entries: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=1_000)] = 20
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        for number, rule in enumerate(self.rules()):
+            if not rule.hold and rule.max_runs is not None and rule.min_runs > rule.max_runs:
+                raise ValueError(
+                    f"rule {number} of retention: min_runs ({rule.min_runs}) is above max_runs ({rule.max_runs})"
+                )
+        return self
+
+    def rules(self) -> tuple[Rule, ...]:
+        """The retention rules, completed from the settings that they inherit."""
+        return tuple(self._complete(rule) for rule in self.retention)
+
+    def _complete(self, rule: RetentionRule) -> Rule:
+        days = self.max_age_days if rule.max_age_days is None else rule.max_age_days
+        return Rule(
+            dag_ids=rule.dag_ids,
+            exclude_dag_ids=rule.exclude_dag_ids,
+            max_age=None if rule.age_is_off else timedelta(days=days),
+            max_runs=self.max_runs if rule.max_runs is None else rule.max_runs,
+            min_runs=self.min_runs if rule.min_runs is None else rule.min_runs,
+            keep_latest_value=rule.keep_latest_value,
+            hold=rule.hold,
+        )
+
+    @property
+    def grace_period(self) -> timedelta:
+        return timedelta(days=self.grace_period_days)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One source of settings: what it sets, and its name for people."""
+
+    name: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The settings in force, and where each came from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+    def described(self) -> dict[str, dict[str, Any]]:
+        """For the report: setting -> value and source."""
+        values = self.settings.model_dump(mode="json", exclude_unset=False)
+        values["retention"] = [rule.model_dump(mode="json", exclude_unset=True) for rule in self.settings.retention]
+        return {name: {"value": value, "source": self.sources.get(name, "default")} for name, value in values.items()}
+
+
+def form_layer(params: Mapping[str, Any]) -> Layer:
+    """What the trigger form sets; a field left empty means "as configured"."""
+    return Layer("trigger form", {k: v for k, v in params.items() if v is not None and v != ""})
+
+
+def variable_layer(text: str | None) -> Layer:
+    """What the Airflow Variable sets.
+
+    :raises ConfigurationError: if it is no JSON object.
+    """
+    source = f"Variable {VARIABLE}"
+    if text is None or not text.strip():
+        return Layer(source, {})
+    try:
+        values = json.loads(text)
+    except ValueError as why:
+        raise ConfigurationError(
+            f"The Airflow Variable {VARIABLE!r} is not JSON: {why}",
+            setting=source,
+            remedy='Write an object, such as {"max_age_days": 14}',
+        ) from None
+    return Layer(source, _an_object(values, source))
+
+
+def file_layer(path: Path = FILE) -> Layer:
+    """What the policy file sets; no file and an empty file set nothing.
+
+    :raises ConfigurationError: if it is no YAML mapping.
+    """
+    import yaml
+
+    source = f"include/{path.name}"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        values = None
+    except (yaml.YAMLError, UnicodeDecodeError) as why:
+        line = (
+            f" at line {why.problem_mark.line + 1}"
+            if isinstance(why, yaml.MarkedYAMLError) and why.problem_mark
+            else ""
+        )
+        raise ConfigurationError(
+            f"The policy file {source} is not YAML{line}", setting=source, remedy="Correct the file"
+        ) from None
+    return Layer(source, _an_object(values if values is not None else {}, source))
+
+
+def _an_object(values: object, source: str) -> Mapping[str, Any]:
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigurationError(
+            f"{source} does not hold settings by name",
+            setting=source,
+            remedy="Write an object, such as {'max_age_days': 14}",
+        )
+    return values
+
+
+def resolve(layers: Sequence[Layer]) -> Resolved:
+    """Merge the layers, the strongest first, and validate the result as a whole.
+
+    A setting that one layer sets replaces that of a weaker one; lists are not joined.
+
+    :raises ConfigurationError: naming every setting that is wrong, where it came from, and what is allowed.
+    """
+    known = list(Settings.model_fields)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for layer in layers:
+        for name, value in layer.values.items():
+            if name not in known:
+                raise ConfigurationError(
+                    f"There is no setting {name!r}, which the {layer.name} sets",
+                    setting=name,
+                    remedy=_did_you_mean(name, known) + "Known settings: " + ", ".join(known),
+                )
+            if name not in values:
+                values[name], sources[name] = value, layer.name
+    try:
+        return Resolved(Settings.model_validate(values), sources)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+        names = list(dict.fromkeys(str(p["loc"][0]) if p["loc"] else "retention" for p in problems))
+        raise ConfigurationError(
+            "; ".join(_problem(problem, sources) for problem in problems),
+            setting=", ".join(names),
+            remedy=_remedy(names[0]),
+        ) from None
+
+
+def _problem(problem: Any, sources: Mapping[str, str]) -> str:
+    path = ".".join(str(part) for part in problem["loc"]) or "retention"
+    source = sources.get(path.split(".", maxsplit=1)[0], "default")
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "too_short" and path == "retention":
+        message = "a policy needs at least one rule"
+    if problem["type"] == "extra_forbidden":
+        message = "there is no such setting in a rule"
+    given = problem.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, int | float | str) else ""
+    return f"{path} from the {source}: {message}{shown}"
+
+
+def _remedy(name: str) -> str:
+    hints = {
+        "retention": "Write a list of rules, such as retention: [{dag_ids: ['*'], max_age_days: 7}]",
+        "mode": "Use report, which changes nothing, or enforce",
+        "max_age_days": "Use a number of days above zero, such as 7",
+        "grace_period_days": "Use a number of days, at least 1",
+    }
+    return hints.get(name, f"Correct {name}, or leave it out for its default")
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {close[0]!r}? " if close else ""

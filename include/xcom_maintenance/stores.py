@@ -1,0 +1,163 @@
+"""Settings and Airflow's Connections -> the adapters to use."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from include.xcom_maintenance.blobs.files import FileBlobStore
+from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.blobs.s3 import S3BlobStore
+from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri, InvalidBlobUri
+from include.xcom_maintenance.core.errors import ConfigurationError
+from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.settings import Settings
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+_SETTING = "blob_base_path"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredBlobs:
+    """The blob store, and what below its base path belongs to somebody else."""
+
+    store: BlobStore
+    #: Relative to the base path: the prefix of Airflow's state store, if it lies below.
+    ignored_prefixes: tuple[str, ...] = ()
+
+
+def open_metadata(settings: Settings) -> PostgresMetadataStore:
+    """The metadata store of the configured connection; it connects at its first use.
+
+    :raises ConfigurationError: if there is no such connection, or it is not to a Postgres.
+    """
+    from airflow.providers.postgres.hooks.postgres import PostgresHook
+
+    conn_id = settings.metadata_conn_id
+    connection = _connection(
+        conn_id,
+        "metadata_conn_id",
+        "a Postgres connection to the database in which Airflow keeps its own tables",
+    )
+    if connection.conn_type not in {"postgres", "postgresql"}:
+        raise ConfigurationError(
+            f"The connection {conn_id!r} is of the type {connection.conn_type!r}, not postgres",
+            setting="metadata_conn_id",
+            remedy="The bundle works on Postgres metadata databases",
+        )
+
+    def connect() -> Any:
+        opened: Any = PostgresHook(postgres_conn_id=conn_id).get_conn()
+        # Rows are read by position: undo what the connection's "cursor" extra may have asked for.
+        if hasattr(opened, "row_factory"):
+            from psycopg.rows import tuple_row
+
+            opened.row_factory = tuple_row
+            opened.prepare_threshold = None  # prepared statements break behind a transaction pooler
+        else:
+            opened.cursor_factory = None
+        return opened
+
+    return PostgresMetadataStore(
+        connect,
+        setting=f"metadata_conn_id={conn_id}",
+        lock_timeout=settings.lock_timeout_seconds,
+        statement_timeout=settings.statement_timeout_seconds,
+        accepted_revision=settings.accept_schema_revision,
+    )
+
+
+def open_blobs(settings: Settings) -> ConfiguredBlobs | None:
+    """The blob store below the configured base path, or None if neither we nor Airflow has one.
+
+    :raises ConfigurationError: if the base path or its connection cannot be used.
+    """
+    text = settings.blob_base_path
+    setting = _SETTING
+    if text is None:
+        text, setting = stock_base_path(), "[common.io] xcom_objectstorage_path"
+        if not text:
+            return None
+    base = BasePath.parse(text, setting=setting)
+    store: BlobStore
+    if base.uri.scheme == "s3":
+        store = S3BlobStore(_s3_client(settings, base), base, setting=setting)
+    elif base.uri.scheme == "file":
+        store = FileBlobStore(base, setting=setting)
+    else:
+        raise ConfigurationError(
+            f"Blobs on {base.uri.scheme}:// are not supported",
+            setting=setting,
+            remedy="Supported are s3:// and file://",
+        )
+    return ConfiguredBlobs(store, _state_store_prefixes(base))
+
+
+def stock_base_path() -> str:
+    """Where the stock XComObjectStorageBackend is configured to write; empty if it is not."""
+    return _configuration("xcom_objectstorage_path")
+
+
+def _state_store_prefixes(base: BasePath) -> tuple[str, ...]:
+    text = _configuration("state_store_objectstorage_path")
+    try:
+        uri = BlobUri.parse(text.rstrip("/"))
+    except InvalidBlobUri:
+        return ()
+    return (uri.key.removeprefix(base.prefix) + "/",) if base.contains(uri) else ()
+
+
+def _configuration(option: str) -> str:
+    from airflow.providers.common.compat.sdk import conf
+
+    return (conf.get("common.io", option, fallback="") or "").strip()
+
+
+def _s3_client(settings: Settings, base: BasePath) -> Any:
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    conn_id = settings.blob_conn_id or base.uri.conn_id
+    if conn_id is not None:
+        _connection(conn_id, "blob_conn_id", "an Amazon Web Services connection to the store of the blobs")
+        return S3Hook(aws_conn_id=conn_id).get_conn()
+    return S3Hook().get_conn()
+
+
+def _connection(conn_id: str, setting: str, what: str) -> Any:
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise ConfigurationError(
+            f"There is no connection {conn_id!r}",
+            setting=setting,
+            remedy=f"Create it in Airflow (Admin > Connections, or AIRFLOW_CONN_{conn_id.upper()}): {what}",
+        ) from None
+
+
+def report_root(settings: Settings) -> ObjectStoragePath:
+    """The folder of all reports.
+
+    :raises ConfigurationError: if the report path is no path.
+    """
+    from airflow.sdk import ObjectStoragePath
+
+    text = settings.report_path or default_report_path()
+    try:
+        return ObjectStoragePath(text)
+    except Exception as error:
+        raise ConfigurationError(
+            f"The report path {text!r} cannot be used: {type(error).__name__}",
+            setting="report_path",
+            remedy="Set it to a path such as file:///opt/airflow/reports or s3://conn_id@bucket/reports",
+        ) from error
+
+
+def default_report_path() -> str:
+    """A folder of the machine: good for one worker, to be set for several."""
+    home = os.environ.get("AIRFLOW_HOME") or os.path.expanduser("~/airflow")
+    return f"file://{os.path.abspath(home)}/xcom_maintenance_reports"

@@ -1,0 +1,164 @@
+"""What every task of the DAGs does around its job: settings, report, stores, and errors that people can read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from include.xcom_maintenance import settings as configuration
+from include.xcom_maintenance import stores
+from include.xcom_maintenance.core.errors import ConfigurationError, ImplausiblePlan, MaintenanceError
+from include.xcom_maintenance.jobs.job import Job
+from include.xcom_maintenance.reports.markdown import figure, label
+from include.xcom_maintenance.reports.place import ReportPlace
+from include.xcom_maintenance.reports.report import Report
+
+log = logging.getLogger("xcom_maintenance")
+
+
+def run_plan(step: Callable[[Job], None], *, may_delete: bool = True, needs_blobs: bool = True) -> dict[str, Any]:
+    """Run the first step of a DAG in the current task.
+
+    :param may_delete: whether the DAG deletes rows when it enforces.
+    :param needs_blobs: whether the DAG looks at blobs at all.
+    :returns: a small summary: status, mode, the headline, the paths of the report and of the manifest.
+    :raises AirflowFailException: for what only a person can mend, so that it is not tried again.
+    """
+    report, params = _new_report()
+    return _run(step, report, params, fresh=True, may_delete=may_delete, needs_blobs=needs_blobs)
+
+
+def run_apply(step: Callable[[Job], None], planned: Mapping[str, Any], *, may_delete: bool = True) -> dict[str, Any]:
+    """Run the second step, which carries out what the first one planned; skipped in report mode.
+
+    :param planned: the summary of the first step.
+    :returns: a small summary, as ``run_plan``.
+    :raises AirflowSkipException: if the first step was a report.
+    """
+    from airflow.providers.common.compat.sdk import AirflowSkipException
+
+    # What counts is the mode that the plan was made in: a plan that was only a report has passed no guard.
+    if planned["mode"] != "enforce":
+        raise AirflowSkipException("The mode is report, so nothing is changed.")
+    report, params = _new_report()
+    return _run(step, report, params, fresh=False, may_delete=may_delete, needs_blobs=True)
+
+
+def _new_report() -> tuple[Report, Mapping[str, Any]]:
+    from airflow.sdk import get_current_context
+
+    context = get_current_context()
+    dag_run: Any = context["dag_run"]
+    params = {**context["params"], **(dag_run.conf or {})}
+    return Report(dag_id=dag_run.dag_id, run_id=dag_run.run_id), params
+
+
+def _run(
+    step: Callable[[Job], None],
+    report: Report,
+    params: Mapping[str, Any],
+    *,
+    fresh: bool,
+    may_delete: bool,
+    needs_blobs: bool,
+) -> dict[str, Any]:
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    place: ReportPlace | None = None
+    try:
+        resolved = _resolve(params)
+        settings = resolved.settings
+        place = ReportPlace(stores.report_root(settings), report.dag_id, report.run_id)
+        if not fresh:
+            report = place.read() or report
+            report.error = None  # of an attempt before this one
+        report.mode = settings.mode
+        report.settings = resolved.described()
+        if fresh:
+            place.write(report)  # proves, before any work, that it can be written
+        with ExitStack() as stack:
+            metadata = stack.enter_context(stores.open_metadata(settings))
+            with report.phase("check"):
+                identity = metadata.check(may_delete=may_delete and settings.mode == "enforce")
+                configured = stores.open_blobs(settings) if needs_blobs else None
+                if configured is not None:
+                    configured.store.check()
+            job = Job(
+                settings=settings,
+                metadata=metadata,
+                identity=identity,
+                blobs=configured.store if configured else None,
+                ignored_prefixes=configured.ignored_prefixes if configured else (),
+                report=report,
+                place=place,
+                log=log,
+            )
+            step(job)
+        place.write(report)
+    except Exception as error:
+        _record(report, error, place, params)
+        if isinstance(error, ConfigurationError | ImplausiblePlan):
+            raise AirflowFailException(str(error)) from error
+        raise
+    return _summary(report, place)
+
+
+def _resolve(params: Mapping[str, Any]) -> configuration.Resolved:
+    return configuration.resolve([layer() for layer in _layers(params)])
+
+
+def _layers(params: Mapping[str, Any]) -> list[Callable[[], configuration.Layer]]:
+    """The sources of settings, the strongest first; each is read when it is called."""
+    from airflow.sdk import Variable
+
+    return [
+        lambda: configuration.form_layer(params),
+        lambda: configuration.variable_layer(Variable.get(configuration.VARIABLE, default=None)),
+        configuration.file_layer,
+    ]
+
+
+def _record(report: Report, error: Exception, place: ReportPlace | None, params: Mapping[str, Any]) -> None:
+    """Put what stopped the run into the report, and the report wherever it can still be written."""
+    known = isinstance(error, MaintenanceError)
+    report.error = {
+        "type": type(error).__name__,
+        # The text of an unknown error could quote a value; its type and the task log say where to look.
+        "message": str(error) if known else f"{type(error).__name__}; see the task log",
+        "setting": getattr(error, "setting", None),
+        "remedy": getattr(error, "remedy", None),
+    }
+    report.finish("refused" if isinstance(error, ImplausiblePlan) else "failed")
+    log.error("%s", report.error["message"])
+    try:
+        (place or _fallback_place(report, params)).write(report)
+    except MaintenanceError as second:
+        log.error("The report could not be written either: %s", second)
+
+
+def _fallback_place(report: Report, params: Mapping[str, Any]) -> ReportPlace:
+    """Where the report goes if the settings are wrong: the report path alone may still be right."""
+    path = None
+    for layer in _layers(params):
+        try:
+            path = path or layer().values.get("report_path")
+        except ConfigurationError:
+            continue
+    only = configuration.resolve([configuration.Layer("", {"report_path": path} if path else {})])
+    return ReportPlace(stores.report_root(only.settings), report.dag_id, report.run_id)
+
+
+def _summary(report: Report, place: ReportPlace) -> dict[str, Any]:
+    log.info("Status: %s (mode: %s)", report.status, report.mode)
+    for name, value in report.headline.items():
+        log.info("  %s: %s", label(name), figure(name, value))
+    log.info("Report: %s", place.file(".md"))
+    return {
+        "status": report.status,
+        "mode": report.mode,
+        **report.headline,
+        "report": str(place.file(".json")),
+        "manifest": report.manifest,
+    }

@@ -1,0 +1,97 @@
+"""The fields of the trigger form. One left empty means "as configured"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import Param
+
+_AS_CONFIGURED = "Empty: as configured."
+
+
+def mode() -> Param:
+    return Param(
+        None,
+        type=["null", "string"],
+        enum=[None, "report", "enforce"],
+        title="Mode",
+        values_display={"report": "report: change nothing", "enforce": "enforce: delete"},
+        description=f"{_AS_CONFIGURED} Reporting writes the same plan and changes nothing.",
+    )
+
+
+def number(title: str, description: str, **schema: Any) -> Param:
+    """A number, or nothing."""
+    return Param(None, type=["null", "number"], title=title, description=f"{description} {_AS_CONFIGURED}", **schema)
+
+
+def integer(title: str, description: str, **schema: Any) -> Param:
+    """A whole number, or nothing."""
+    return Param(None, type=["null", "integer"], title=title, description=f"{description} {_AS_CONFIGURED}", **schema)
+
+
+def text(title: str, description: str) -> Param:
+    """A line of text, or nothing."""
+    return Param(None, type=["null", "string"], title=title, description=f"{description} {_AS_CONFIGURED}")
+
+
+def places() -> dict[str, Param]:
+    """Where things are: the fields that every DAG of the bundle has."""
+    return {
+        "metadata_conn_id": text("Metadata connection", "A Postgres Connection to Airflow's own database."),
+        "report_path": text("Report path", "Where reports go, such as s3://conn_id@bucket/reports."),
+    }
+
+
+def blob_places() -> dict[str, Param]:
+    """Where the blobs are."""
+    return {
+        "blob_base_path": text("Blob base path", "Where the XCom backend keeps its blobs."),
+        "blob_conn_id": text("Blob connection", "The Connection to that store."),
+    }
+
+
+def cleanup() -> dict[str, Param]:
+    """The form of ``xcom_cleanup``."""
+    return {
+        "mode": mode(),
+        "max_age_days": number(
+            "Maximum age (days)",
+            "Rows pushed longer ago go, unless a rule has an age of its own.",
+            exclusiveMinimum=0,
+        ),
+        "max_runs": integer(
+            "Maximum runs",
+            "Rows beyond this many newest finished runs of a DAG go, unless a rule has its own.",
+            minimum=1,
+        ),
+        "max_delete_rows": integer("Row limit", "Stop, and change nothing, above this many rows.", minimum=1),
+        **places(),
+        **blob_places(),
+    }
+
+
+def size_audit() -> dict[str, Param]:
+    """The form of ``xcom_size_audit``."""
+    return {
+        "top_entries": integer(
+            "Lines per table", "How long the longest tables of the report are.", minimum=1, maximum=1000
+        ),
+        **places(),
+    }
+
+
+def reconciliation() -> dict[str, Param]:
+    """The form of ``xcom_orphan_reconciliation``."""
+    return {
+        "mode": mode(),
+        "grace_period_days": number("Grace period (days)", "Younger blobs are never orphans.", minimum=1),
+        "max_orphan_share": number(
+            "Orphan limit (share)",
+            "Stop, and change nothing, above this share of the blobs.",
+            exclusiveMinimum=0,
+            maximum=1,
+        ),
+        **places(),
+        **blob_places(),
+    }

@@ -1,0 +1,91 @@
+"""Real servers, started once; a fresh database and a fresh bucket for each test."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from local_stack.postgres import PostgresServer, migrate
+from local_stack.s3 import MotoS3, RcloneS3
+from tests.support.history import History
+
+REPOSITORY = Path(__file__).parent.parent
+TEMPLATE = "airflow_template"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _airflow_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or writes the user's own Airflow."""
+    for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
+        del os.environ[name]
+    os.environ["AIRFLOW_HOME"] = str(tmp_path_factory.mktemp("airflow_home"))
+    os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+    os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    with PostgresServer(tmp_path_factory.mktemp("postgres"), durable=False) as server:
+        server.create_database(TEMPLATE)
+        migrate(server.url(TEMPLATE))
+        yield server
+
+
+@dataclass(frozen=True)
+class Database:
+    """A migrated metadata database of a test's own."""
+
+    server: PostgresServer
+    name: str
+
+    def connect(self, **parameters: Any) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            **{
+                "host": self.server.host,
+                "port": self.server.port,
+                "user": self.server.user,
+                "password": self.server.password,
+                "dbname": self.name,
+                **parameters,
+            }
+        )
+
+    def store(self, connect: Callable[[], Any] | None = None, **options: Any) -> PostgresMetadataStore:
+        return PostgresMetadataStore(
+            connect or self.connect,
+            **{"setting": "metadata_conn_id", "lock_timeout": 5, "statement_timeout": 60, **options},
+        )
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> Iterator[Database]:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    postgres.create_database(name, template=TEMPLATE)
+    yield Database(postgres, name)
+    postgres.drop_database(name)
+
+
+@pytest.fixture
+def history(database: Database) -> Iterator[History]:
+    with database.connect(autocommit=True) as connection:
+        yield History(connection)
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RcloneS3]:
+    with RcloneS3(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[MotoS3]:
+    with MotoS3() as server:
+        yield server

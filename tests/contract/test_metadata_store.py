@@ -1,0 +1,325 @@
+"""What every metadata store must do; run over both drivers that the Postgres provider may bring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import psycopg2
+import pytest
+
+from include.xcom_maintenance.core.blob_uri import BasePath
+from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
+from include.xcom_maintenance.core.records import Coordinates, RunCutoff
+from include.xcom_maintenance.metadata.port import MetadataStore, UnparsableReference
+from tests.conftest import Database
+from tests.support.history import NOW, History, SeededRun, days_ago
+
+BASE = BasePath.parse("s3://aws_xcom@bucket/xcom", setting="blob_base_path")
+BLOB = "11111111-2222-4333-8444-555555555555"
+
+
+@pytest.fixture(params=["psycopg", "psycopg2"])
+def store(request: pytest.FixtureRequest, database: Database) -> Iterator[MetadataStore]:
+    def with_psycopg2() -> object:
+        server = database.server
+        return psycopg2.connect(
+            host=server.host, port=server.port, user=server.user, password=server.password, dbname=database.name
+        )
+
+    with database.store(with_psycopg2 if request.param == "psycopg2" else None) as opened:
+        yield opened
+
+
+def older_than(run: SeededRun, days: float, *, keep_latest_value: bool = False) -> RunCutoff:
+    return RunCutoff(run.dag_run_id, days_ago(days), keep_latest_value)
+
+
+def test_a_migrated_database_passes_the_check(store: MetadataStore) -> None:
+    identity = store.check(may_delete=True)
+    assert identity.cluster.isdigit()
+    assert identity.schema_revision == "d2f4e1b3c5a7"
+    assert abs(store.now() - NOW) < timedelta(hours=1)
+
+
+def test_runs_come_newest_first_with_their_unfinished_tasks(store: MetadataStore, history: History) -> None:
+    old = history.run("a", 3)
+    new = history.run("a", 1, state="running", task_state="running")
+    history.task(new, "waiting", None)
+    history.task(new, "done", "skipped")
+    other = history.run("b", 2, logical=False)
+    assert [(r.dag_run_id, r.state, r.unfinished_tasks) for r in store.runs()] == [
+        (new.dag_run_id, "running", 2),
+        (old.dag_run_id, "success", 0),
+        (other.dag_run_id, "success", 0),
+    ]
+
+
+@pytest.mark.parametrize("state", ["running", "queued"])
+def test_rows_of_an_unfinished_run_are_never_deleted(store: MetadataStore, history: History, state: str) -> None:
+    run = history.run("a", 100, state=state)
+    history.xcom(run, age_days=100)
+    assert store.measure([older_than(run, 7)]) == []
+    assert store.delete([older_than(run, 7)], limit=10).rows == 0
+    assert history.left() == {("a", run.run_id)}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [None, "scheduled", "queued", "running", "restarting", "up_for_retry", "up_for_reschedule", "deferred",
+     "awaiting_input", "of_later_airflow"],
+)  # fmt: skip
+def test_rows_of_a_run_with_an_unfinished_task_are_never_deleted(
+    store: MetadataStore, history: History, state: str | None
+) -> None:
+    run = history.run("a", 100)
+    history.xcom(run, age_days=100)
+    history.task(run, "other", state)
+    assert store.delete([older_than(run, 7)], limit=10).rows == 0
+
+
+def test_measure_says_what_delete_takes(store: MetadataStore, history: History) -> None:
+    run = history.run("a", 20)
+    history.xcom(run, "old", age_days=20)
+    history.xcom(run, "x" * 100_000, age_days=10, key="large")
+    history.xcom(run, "young", age_days=1, key="young")
+    [measured] = store.measure([older_than(run, 7)])
+    deleted = store.delete([older_than(run, 7)], limit=10)
+    assert (measured.rows, measured.bytes) == (deleted.rows, deleted.bytes)
+    assert measured.rows == 2
+    assert {key for *_, key in history.rows()} == {"young"}
+
+
+def test_delete_stops_at_its_limit(store: MetadataStore, history: History) -> None:
+    run = history.run("a", 20)
+    for i in range(7):
+        history.xcom(run, i, age_days=20, map_index=i)
+    assert [store.delete([older_than(run, 7)], limit=3).rows for _ in range(4)] == [3, 3, 1, 0]
+
+
+def test_keep_latest_value_keeps_what_a_pull_of_prior_dates_would_take(store: MetadataStore, history: History) -> None:
+    runs = [history.run("a", age) for age in (30, 20, 10)]
+    by_hand = [history.run("a", age, logical=False) for age in (25, 15)]
+    for run, age in zip([*runs, *by_hand], (30, 20, 10, 25, 15), strict=True):
+        history.xcom(run, age_days=age)
+    history.xcom(runs[0], age_days=30, key="only_here")
+    cutoffs = [older_than(run, 7, keep_latest_value=True) for run in [*runs, *by_hand]]
+    store.delete(cutoffs, limit=100)
+    left = {(run_id, key) for _, run_id, _, _, key in history.rows()}
+    assert left == {
+        (runs[2].run_id, "return_value"),
+        (by_hand[1].run_id, "return_value"),
+        (runs[0].run_id, "only_here"),
+    }
+
+
+def test_doomed_references_are_those_of_the_rows_that_go(store: MetadataStore, history: History) -> None:
+    run = history.run("a", 20)
+    history.xcom(run, f"s3://aws_xcom@bucket/xcom/a/r/t/{BLOB}", age_days=20, key="old")
+    history.xcom(run, f"s3://bucket/xcom/a/r/t/{BLOB}.gz", age_days=20, key="without connection")
+    history.xcom(run, f"s3://aws_xcom@bucket/xcom/a/r/t/{BLOB}2", age_days=1, key="young")
+    history.xcom(run, "s3://elsewhere/bucket/xcom/a/r/t/x", age_days=20, key="another bucket")
+    history.xcom(run, "s3://bucket/xcom-of-others/a/r/t/x", age_days=20, key="another prefix")
+    history.xcom(run, f"see s3://bucket/xcom/a/r/t/{BLOB}", age_days=20, key="a mention")
+    found = store.doomed_references([older_than(run, 7)], BASE)
+    assert {(r.key, r.xcom_key) for r in found} == {
+        (f"a/r/t/{BLOB}", "old"),
+        (f"a/r/t/{BLOB}.gz", "without connection"),
+    }
+
+
+def test_references_are_found_wherever_they_stand(store: MetadataStore, history: History) -> None:
+    run = history.run("a", 1)
+    path = "s3://aws_xcom@bucket/xcom/a/r/t"
+    values = {
+        "whole": f"{path}/1",
+        "nested": {"files": [{"at": f"{path}/2"}]},
+        "as a key": {f"{path}/3": True},
+        "in a sentence": f"It lies at {path}/4.",
+        "several": f"{path}/5 and {path}/6",
+        "with blanks": f"{path}/7 b/c",
+        "quoted": f'{path}/8"9\\10',
+        "large": {"pad": "x" * 100_000, "at": f"s3a://bucket/xcom/a/r/t/{'ä' * 20}"},
+        "elsewhere": "s3://other/xcom/a/r/t/11",
+    }
+    for key, value in values.items():
+        history.xcom(run, value, age_days=1, key=key)
+    history.connection.execute(
+        """CREATE TABLE _airflow_deleted__xcom__20260101000000 AS SELECT * FROM xcom WHERE key = 'whole';
+           UPDATE _airflow_deleted__xcom__20260101000000 SET value = to_jsonb('s3://bucket/xcom/a/r/t/12'::text);
+           CREATE TABLE _xcom_archive AS SELECT dag_id, run_id, task_id, key, map_index,
+               convert_to('"s3://bucket/xcom/a/r/t/13"', 'UTF8') AS value FROM xcom WHERE key = 'whole'"""
+    )
+    found = list(store.references(BASE))
+    keys = [reference.key for reference in found]
+    expected = [f"a/r/t/{n}" for n in ("1", "2", "3", "4", "5", "6", "7 b/c", '8"9\\10', "12", "13", "ä" * 20)]
+    assert set(expected) <= set(keys)
+    assert not any("11" in key for key in keys)
+    assert keys == sorted(keys, key=str.encode)
+    assert {r.key for r in found if r.whole and r.table == "xcom"} == {"a/r/t/1", "a/r/t/7 b/c", 'a/r/t/8"9\\10'}
+    assert store.referenced(BASE, [*expected, "a/r/t/11", "a/r/t/none"]) == set(expected)
+
+
+def test_a_reference_that_cannot_be_read_is_an_error_that_shows_no_value(
+    store: MetadataStore, history: History
+) -> None:
+    run = history.run("a", 1)
+    history.xcom(run, "s3://bucket/xcom/../hidden/value", age_days=1)
+    with pytest.raises(UnparsableReference, match="dag_id='a'") as caught:
+        list(store.references(BASE))
+    assert "hidden" not in str(caught.value)
+
+
+def test_unfinished_runs_and_known_dags_are_told_from_others(store: MetadataStore, history: History) -> None:
+    history.run("a", 1, run_id="done")
+    history.run("a", 1.5, run_id="going", state="running")
+    waiting = history.run("a", 2, run_id="waiting")
+    history.task(waiting, "asked", "awaiting_input")
+    history.connection.execute("INSERT INTO log (dttm, dag_id, event) VALUES (now(), 'deleted', 'delete_dag')")
+    asked = [Coordinates("a", run_id, "t") for run_id in ("done", "going", "waiting", "never")]
+    assert store.unfinished_runs(asked) == {("a", "going"), ("a", "waiting")}
+    assert store.known_dags(["a", "deleted", "stranger"]) == {"a", "deleted"}
+
+
+def test_sizes_add_up(store: MetadataStore, history: History) -> None:
+    import random
+
+    run = history.run("a", 1)
+    noise = random.Random(1).randbytes(20_000).hex()
+    for key, value in {"small": 1, "compressible": "x" * 60_000, "noise": noise, "large": noise * 300}.items():
+        history.xcom(run, value, age_days=1, key=key)
+    history.connection.execute("UPDATE xcom SET value = NULL WHERE key = 'small'")
+    groups = {group.key: group for group in store.group_sizes()}
+    assert sum(g.rows for g in groups.values()) == 4
+    bands = {key: group.band_rows for key, group in groups.items()}
+    assert bands["small"] == (1, 0, 0, 0, 0)
+    assert bands["noise"] == (0, 0, 1, 0, 0)
+    assert bands["compressible"] == (0, 0, 0, 1, 0)
+    assert bands["large"] == (0, 0, 0, 0, 1)
+    assert groups["compressible"].stored_bytes < 2_000
+    largest = store.largest_entries(2)
+    assert [entry.key for entry in largest] == ["large", "noise"]
+    assert largest[0].stored_bytes == groups["large"].stored_bytes
+    health = store.table_health()
+    assert health.total_bytes >= health.heap_bytes + health.toast_bytes + health.index_bytes
+    assert health.toast_bytes >= largest[0].stored_bytes
+    assert store.row_count_estimate() == 4
+
+
+def test_an_empty_database_has_nothing(store: MetadataStore) -> None:
+    assert list(store.runs()) == []
+    assert store.measure([]) == []
+    assert list(store.references(BASE)) == []
+    assert store.referenced(BASE, []) == set()
+    assert list(store.group_sizes()) == []
+    assert store.row_count_estimate() == 0
+
+
+# -- databases that must not be touched --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("DROP TABLE xcom", "no table xcom"),
+        ("ALTER TABLE xcom RENAME COLUMN timestamp TO pushed_at", "xcom.timestamp"),
+        ("ALTER TABLE xcom ALTER COLUMN value TYPE text", "xcom.value"),
+        ("UPDATE alembic_version SET version_num = '29ce7909c52b'", "schema revision '29ce7909c52b'"),
+        ("DELETE FROM alembic_version", "schema revision 'none'"),
+    ],
+)
+def test_a_database_that_is_not_a_known_airflow_is_refused(
+    store: MetadataStore, history: History, statement: str, message: str
+) -> None:
+    history.connection.execute(statement)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=message):
+        store.check(may_delete=False)
+
+
+def test_a_revision_that_the_user_vouches_for_is_accepted(database: Database, history: History) -> None:
+    history.connection.execute("UPDATE alembic_version SET version_num = 'ffff'")
+    with database.store(accepted_revision="ffff") as store:
+        assert store.check(may_delete=False).schema_revision == "ffff"
+
+
+def test_a_role_that_may_only_read_is_refused_for_deleting_and_told_the_grant(
+    database: Database, history: History
+) -> None:
+    history.connection.execute(
+        """DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN PASSWORD 'pw';
+           GRANT SELECT ON xcom, dag_run, task_instance, dag, alembic_version TO reader"""
+    )
+    try:
+        with database.store(lambda: database.connect(user="reader", password="pw")) as store:
+            store.check(may_delete=False)
+            assert store.known_dags(["a"]) == set()
+            with pytest.raises(ConfigurationError, match='GRANT DELETE ON xcom TO "reader"'):
+                store.check(may_delete=True)
+    finally:
+        history.connection.execute("DROP OWNED BY reader; DROP ROLE reader")
+
+
+def test_least_privileges_are_enough_to_delete(database: Database, history: History) -> None:
+    run = history.run("a", 20)
+    history.xcom(run, age_days=20)
+    history.connection.execute(
+        """DROP ROLE IF EXISTS cleaner; CREATE ROLE cleaner LOGIN PASSWORD 'pw';
+           GRANT SELECT ON xcom, dag_run, task_instance, dag, alembic_version TO cleaner;
+           GRANT DELETE ON xcom TO cleaner"""
+    )
+    try:
+        with database.store(lambda: database.connect(user="cleaner", password="pw")) as store:
+            store.check(may_delete=True)
+            assert store.delete([older_than(run, 7)], limit=10).rows == 1
+    finally:
+        history.connection.execute("DROP OWNED BY cleaner; DROP ROLE cleaner")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "kind", "message"),
+    [
+        ({"password": "wrong"}, ConfigurationError, "login and password"),
+        ({"dbname": "nowhere"}, ConfigurationError, "nowhere"),
+        ({"port": 1}, StoreUnavailable, "cannot be reached"),
+    ],
+)
+def test_a_connection_that_fails_says_what_to_correct(
+    database: Database, parameters: dict[str, object], kind: type[Exception], message: str
+) -> None:
+    with database.store(lambda: database.connect(**parameters)) as store, pytest.raises(kind, match=message) as caught:
+        store.check(may_delete=False)
+    assert "metadata_conn_id" in str(caught.value)
+    assert database.server.password not in str(caught.value)
+
+
+def test_a_lock_that_is_not_granted_stops_the_batch_and_changes_nothing(database: Database, history: History) -> None:
+    run = history.run("a", 20)
+    history.xcom(run, age_days=20)
+    with database.connect() as other, database.store(lock_timeout=0.2) as store:
+        other.execute("LOCK TABLE xcom IN EXCLUSIVE MODE")
+        with pytest.raises(StoreUnavailable, match="lock_timeout_seconds"):
+            store.delete([older_than(run, 7)], limit=10)
+        other.rollback()
+        assert store.delete([older_than(run, 7)], limit=10).rows == 1
+
+
+def test_a_run_that_is_being_cleared_keeps_its_rows(database: Database, history: History) -> None:
+    """The clear has not committed yet when the delete begins: the delete waits for it, and sees it."""
+    import threading
+
+    run = history.run("a", 20)
+    history.xcom(run, age_days=20)
+    deleted = []
+    with database.connect() as clearing, database.store() as store:
+        store.check(may_delete=True)
+        clearing.execute("UPDATE dag_run SET state = 'queued' WHERE id = %s", (run.dag_run_id,))
+        thread = threading.Thread(target=lambda: deleted.append(store.delete([older_than(run, 7)], limit=10).rows))
+        thread.start()
+        while not history.connection.execute(
+            "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%doomed%%'"
+        ).fetchall():
+            assert thread.is_alive()
+        clearing.commit()
+        thread.join()
+    assert deleted == [0]
+    assert history.left() == {("a", run.run_id)}

@@ -61,7 +61,7 @@ class S3BlobStore:
                         key=item["Key"].removeprefix(self.base.prefix),
                         size=item["Size"],
                         last_modified=item.get("LastModified"),
-                        version=item.get("ETag"),
+                        version=_unquoted(item.get("ETag")),
                     )
 
     def head(self, keys: Sequence[str]) -> Iterator[Blob]:
@@ -81,7 +81,7 @@ class S3BlobStore:
             key=key,
             size=found["ContentLength"],
             last_modified=found.get("LastModified"),
-            version=found.get("ETag"),
+            version=_unquoted(found.get("ETag")),
         )
 
     def delete_unchanged(self, blobs: Iterable[Blob]) -> Iterator[Deletion]:
@@ -104,7 +104,7 @@ class S3BlobStore:
         for blob in blobs:
             named: ObjectIdentifierTypeDef = {"Key": self.base.prefix + blob.key}
             if blob.version:
-                named["ETag"] = blob.version
+                named["ETag"] = f'"{blob.version}"'
             objects.append(named)
         request: DeleteTypeDef = {"Objects": objects, "Quiet": True}
         with self._errors():
@@ -172,6 +172,11 @@ class S3BlobStore:
                 setting=self._setting,
                 remedy="Check the endpoint of the connection and the network of the workers",
             ) from None
+
+
+def _unquoted(etag: str | None) -> str | None:
+    """Some servers quote ETags in heads and not in listings."""
+    return etag.strip('"') if etag else None
 
 
 def _stamp(blob: Blob) -> tuple[object, ...]:

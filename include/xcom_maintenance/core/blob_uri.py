@@ -8,7 +8,7 @@ ours.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from include.xcom_maintenance.core.errors import ConfigurationError
 
@@ -76,11 +76,12 @@ class BasePath:
         if not text.strip():
             raise ConfigurationError("The blob base path is empty", setting=setting, remedy=remedy)
         try:
-            uri = BlobUri.parse(text.strip().rstrip("/"))
+            uri = BlobUri.parse(text.strip())
         except InvalidBlobUri as why:
             raise ConfigurationError(
                 f"The blob base path {text!r} cannot be used: {why}", setting=setting, remedy=remedy
             ) from None
+        uri = replace(uri, key=uri.key.rstrip("/"))
         if not uri.key:
             raise ConfigurationError(
                 f"The blob base path {text!r} is the root of a bucket, where other things live too",

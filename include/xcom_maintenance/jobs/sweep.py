@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import islice
 
@@ -17,6 +17,8 @@ from include.xcom_maintenance.metadata.port import MetadataStore
 
 #: Candidates verified by one look at the metadata database.
 _BATCH = 5_000
+#: Stores tell times in whole seconds, cut off: a blob may have been written this much later than they say.
+_WHOLE_SECONDS = timedelta(seconds=1)
 
 
 class Kept(StrEnum):
@@ -71,7 +73,7 @@ def sweep(
                 swept.left[Kept.REFERENCED] += 1
             elif run is not None and (run.dag_id, run.run_id) in unfinished:
                 swept.left[Kept.UNFINISHED_RUN] += 1
-            elif blob.last_modified is None or blob.last_modified >= modified_before:
+            elif blob.last_modified is None or blob.last_modified + _WHOLE_SECONDS > modified_before:
                 swept.left[Kept.TOO_YOUNG] += 1
             else:
                 doomed.append(blob)

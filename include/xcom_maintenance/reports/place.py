@@ -6,7 +6,7 @@ import gzip
 import json
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MANIFEST = ".manifest.jsonl.gz"
 _PENDING = ".pending"
+_BUCKETS = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "adl", "az", "wasb", "wasbs", "oss"})
 
 
 class ReportPlace:
@@ -41,18 +42,16 @@ class ReportPlace:
         :raises ConfigurationError: if the report path cannot be written.
         """
         with self._errors("written"):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, default=str)
             self.file(".json").write_text(text + "\n", encoding="utf-8")
             self.file(".md").write_text(render(report), encoding="utf-8")
 
     def read(self) -> Report | None:
         """The run's report as it was last written, or None."""
-        with self._errors("read"):
-            try:
-                return Report.from_json(json.loads(self.file(".json").read_text(encoding="utf-8")))
-            except FileNotFoundError:
-                return None
+        with self._errors("read"), suppress(FileNotFoundError):
+            return Report.from_json(json.loads(self.file(".json").read_text(encoding="utf-8")))
+        return None
 
     # -- manifests: compressed JSON lines, streamed both ways --------------------------------------------------------
 
@@ -62,7 +61,7 @@ class ReportPlace:
         path = self.file(_MANIFEST)
         with ExitStack() as stack:
             with self._errors("written"):
-                self._folder.mkdir(parents=True, exist_ok=True)
+                self._make_folder()
                 raw = stack.enter_context(path.open("wb"))
                 lines = stack.enter_context(gzip.open(cast("IO[bytes]", raw), "wt", encoding="utf-8"))
             writer = ManifestWriter(cast("IO[str]", lines), str(path))
@@ -127,11 +126,16 @@ class ReportPlace:
         manifests = [f"{run}{_MANIFEST}" for run in runs if run != self._stem]
         return [name for name in manifests if name in names]
 
+    def _make_folder(self) -> None:
+        # Buckets have no folders, and fsspec would create a bucket that is missing for a typing error.
+        if self._folder.protocol not in _BUCKETS:
+            self._folder.mkdir(parents=True, exist_ok=True)
+
     @contextmanager
     def _errors(self, verb: str) -> Iterator[None]:
         try:
             yield
-        except (MaintenanceError, FileNotFoundError):
+        except MaintenanceError:
             raise
         except Exception as error:
             # Every file system that fsspec knows raises its own errors; what they say may hold credentials.

@@ -1,0 +1,290 @@
+"""``xcom_cleanup``: what must stay, what goes, and what is said about it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from tests.dags.conftest import Bucket
+from tests.support.bundle import Bundle
+from tests.support.history import History
+
+
+def test_report_mode_changes_nothing(bundle: Bundle, bucket: Bucket, history: History) -> None:
+    old = history.run("a", 30)
+    history.run("a", 1)
+    history.xcom(old, bucket.blob(old, age_days=30), age_days=30)
+    rows, keys = history.rows(), bucket.listing()
+    outcome = bundle.run("xcom_cleanup").succeeded()
+    assert (history.rows(), bucket.listing()) == (rows, keys)
+    assert outcome.report["status"] == "reported"
+    assert outcome.report["headline"]["rows_to_delete"] == 1
+    assert outcome.report["headline"]["blobs_to_purge"] == 1
+    assert "report only: nothing was changed" in outcome.markdown
+
+
+def test_enforce_mode_deletes_exactly_what_the_report_listed(bundle: Bundle, bucket: Bucket, history: History) -> None:
+    blobs: dict[str, tuple[str, str]] = {}
+    for dag_id in ("a", "b"):
+        for age in (30, 20, 10, 3, 1):
+            run = history.run(dag_id, age)
+            reference = bucket.blob(run, age_days=age)
+            blobs[reference] = (dag_id, run.run_id)
+            history.xcom(run, reference, age_days=age)
+            history.xcom(run, {"small": True}, age_days=age, key="small")
+    listed = bundle.run("xcom_cleanup").succeeded()
+    before = history.rows()
+    enforced = bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    gone = before - history.rows()
+    listed_runs = {(line["dag_id"], line["run_id"]): line["rows"] for line in listed.manifest("rows")}
+    assert {(dag_id, run_id) for dag_id, run_id, *_ in gone} == set(listed_runs)
+    assert len(gone) == sum(listed_runs.values()) == 12
+    gone_blobs = {reference for reference in blobs if not bucket.has(reference)}
+    assert {r.removeprefix(f"{bucket.base}/") for r in gone_blobs} == {line["key"] for line in listed.manifest("blob")}
+    assert {blobs[reference] for reference in gone_blobs} == set(listed_runs)
+    headline = enforced.report["headline"]
+    assert headline["rows_deleted"] == headline["rows_to_delete"] == listed.report["headline"]["rows_to_delete"]
+    assert headline["blobs_deleted"] == 6
+    assert enforced.report["status"] == "enforced"
+
+
+def test_a_second_run_finds_nothing_to_do(bundle: Bundle, history: History) -> None:
+    history.xcom(history.run("a", 30), age_days=30)
+    history.run("a", 1)
+    bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    again = bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    assert again.report["headline"]["rows_to_delete"] == again.report["headline"]["rows_deleted"] == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "task_state"),
+    [("running", "running"), ("running", "deferred"), ("queued", None), ("running", "awaiting_input"),
+     ("success", "up_for_retry"), ("failed", None)],
+)  # fmt: skip
+def test_rows_and_blobs_of_unfinished_runs_survive_however_old(
+    bundle: Bundle, bucket: Bucket, history: History, state: str, task_state: str | None
+) -> None:
+    old = history.run("a", 400, state=state, task_state="success")
+    reference = bucket.blob(old, age_days=400)
+    history.xcom(old, reference, age_days=400)
+    history.task(old, "unfinished", task_state)
+    history.run("a", 1)
+    outcome = bundle.run("xcom_cleanup", mode="enforce", max_runs=1).succeeded()
+    assert history.left() == {("a", old.run_id)}
+    assert bucket.has(reference)
+    reasons = {row["reason"] for row in outcome.table("Runs that keep all their rows")}
+    assert reasons & {"run is not finished", "a task of the run is not finished"}
+
+
+def test_a_run_cleared_between_plan_and_apply_keeps_its_rows_and_blobs(
+    bundle: Bundle, bucket: Bucket, history: History
+) -> None:
+    old = history.run("a", 30)
+    reference = bucket.blob(old, age_days=30)
+    history.xcom(old, reference, age_days=30)
+    history.run("a", 1)
+    planned = bundle.task("xcom_cleanup", "plan", run_id="r", mode="enforce")
+    assert planned["rows_to_delete"] == 1
+    history.connection.execute("UPDATE dag_run SET state = 'queued' WHERE id = %s", (old.dag_run_id,))
+    applied = bundle.task("xcom_cleanup", "apply", planned, run_id="r", mode="enforce")
+    assert applied["rows_deleted"] == applied["blobs_deleted"] == 0
+    assert history.left() == {("a", old.run_id)}
+    assert bucket.has(reference)
+
+
+def test_the_newest_finished_runs_keep_their_rows_however_old(bundle: Bundle, history: History) -> None:
+    runs = [history.run("yearly", age) for age in (900, 600, 300)]
+    history.run("yearly", 200, state="running", task_state="running")
+    for run, age in zip(runs, (900, 600, 300), strict=True):
+        history.xcom(run, age_days=age)
+    bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    assert history.left() == {("yearly", runs[2].run_id)}
+
+
+def test_runs_are_ordered_by_when_they_were_due_and_ages_counted_from_the_rows(
+    bundle: Bundle, history: History
+) -> None:
+    """A fresh backfill of an old date keeps its rows, and does not count as the newest run."""
+    backfill = history.run("a", 500, run_id="backfill")
+    history.xcom(backfill, age_days=0.1)
+    newest = history.run("a", 20)
+    history.xcom(newest, age_days=20)
+    older = history.run("a", 25)
+    history.xcom(older, age_days=25)
+    bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    assert history.left() == {("a", "backfill"), ("a", newest.run_id)}
+
+
+def test_old_rows_in_young_runs_go(bundle: Bundle, history: History) -> None:
+    """A row keeps its timestamp when other tasks of its run are cleared and run again."""
+    history.run("a", 0.1)
+    run = history.run("a", 1)
+    history.xcom(run, age_days=30, key="old")
+    history.xcom(run, age_days=1, key="young")
+    bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    assert {key for *_, key in history.rows()} == {"young"}
+
+
+def test_rules_are_tried_in_order_and_the_first_that_matches_decides(bundle: Bundle, history: History) -> None:
+    runs: dict[str, list[str]] = {}
+    for dag_id in ("billing_a", "hourly_a", "hourly_report", "other"):
+        runs[dag_id] = []
+        for age in (30, 5, 4, 3, 2, 1):
+            run = history.run(dag_id, age)
+            history.xcom(run, age_days=age)
+            runs[dag_id].append(run.run_id)
+    bundle.variable = {
+        "retention": [
+            {"dag_ids": "billing_*", "hold": True},
+            {"dag_ids": ["hourly_*"], "exclude_dag_ids": ["hourly_report"], "max_runs": 2, "max_age_days": None},
+            {"dag_ids": ["hourly_*"], "max_age_days": 3.5, "min_runs": 4},
+            {},
+        ]
+    }
+    outcome = bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    assert history.left() == {
+        *(("billing_a", run_id) for run_id in runs["billing_a"]),
+        *(("hourly_a", run_id) for run_id in runs["hourly_a"][-2:]),
+        *(("hourly_report", run_id) for run_id in runs["hourly_report"][-4:]),
+        *(("other", run_id) for run_id in runs["other"][1:]),
+    }
+    kept = {row["reason"]: row["runs"] for row in outcome.table("Runs that keep all their rows")}
+    assert kept["held by a rule"] == 6
+    going = {row["DAG"]: (row["rule"], row["reason"], row["rows"]) for row in outcome.table("Rows that go, by DAG")}
+    assert going["hourly_a"] == (1, "beyond the newest max_runs runs", 4)
+    assert going["other"] == (3, "older than max_age_days", 1)
+
+
+def test_what_no_rule_matches_stays(bundle: Bundle, history: History) -> None:
+    old = history.run("unmentioned", 100)
+    history.xcom(old, age_days=100)
+    history.run("unmentioned", 1)
+    bundle.variable = {"retention": [{"dag_ids": ["mentioned"]}]}
+    outcome = bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    assert history.left() == {("unmentioned", old.run_id)}
+    assert {"reason": "no rule matches the DAG", "runs": 2} in outcome.table("Runs that keep all their rows")
+
+
+def test_a_blob_that_another_row_refers_to_stays(bundle: Bundle, bucket: Bucket, history: History) -> None:
+    old, young = history.run("a", 30), history.run("a", 1)
+    shared = bucket.blob(old, age_days=30)
+    nested = bucket.blob(old, age_days=30)
+    archived = bucket.blob(old, age_days=30)
+    for key, reference in {"1": shared, "2": nested, "3": archived}.items():
+        history.xcom(old, reference, age_days=30, key=key)
+    history.xcom(young, shared, age_days=1)
+    history.xcom(young, {"passed": ["on", nested]}, age_days=1, key="nested")
+    history.connection.execute("CREATE TABLE _airflow_deleted__xcom__1 AS SELECT * FROM xcom WHERE key = '3'")
+    outcome = bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    assert outcome.report["headline"]["rows_deleted"] == 3
+    assert bucket.has(shared)
+    assert bucket.has(nested)
+    assert bucket.has(archived)
+    assert outcome.table("Blobs that stay") == [{"reason": "a row refers to it", "blobs": 3}]
+
+
+def test_a_blob_that_was_overwritten_since_the_plan_stays(bundle: Bundle, bucket: Bucket, history: History) -> None:
+    """A backend with deterministic paths writes the blob first and its row later."""
+    old = history.run("a", 30)
+    reference = bucket.blob(old, age_days=30)
+    history.xcom(old, reference, age_days=30)
+    history.run("a", 1)
+    planned = bundle.task("xcom_cleanup", "plan", run_id="r", mode="enforce")
+    bucket.put(reference.removeprefix(f"s3://aws_xcom@{bucket.name}/"), b"new")
+    bundle.task("xcom_cleanup", "apply", planned, run_id="r", mode="enforce")
+    assert history.left() == set()
+    assert bucket.has(reference)
+
+
+def test_references_to_other_places_are_left_alone(bundle: Bundle, bucket: Bucket, history: History) -> None:
+    old = history.run("a", 30)
+    bucket.put("private/a/r/t/11111111-2222-4333-8444-555555555555", age_days=30)
+    bucket.put("xcom-of-others/a/r/t/11111111-2222-4333-8444-555555555555", age_days=30)
+    keys = bucket.listing()
+    for number, place in enumerate(("private", "xcom-of-others", "xcom/../private")):
+        reference = f"s3://aws_xcom@{bucket.name}/{place}/a/r/t/11111111-2222-4333-8444-555555555555"
+        history.xcom(old, reference, age_days=30, key=str(number))
+    history.run("a", 1)
+    bundle.run("xcom_cleanup", mode="enforce")
+    assert bucket.listing() == keys
+
+
+def test_local_files_are_purged_too(bundle: Bundle, history: History, tmp_path: Any) -> None:
+    base = tmp_path / "blobs"
+    bundle.common_io["xcom_objectstorage_path"] = f"file://{base}"
+    old = history.run("a", 30)
+    blob = base / "a" / old.run_id / "t" / "11111111-2222-4333-8444-555555555555"
+    blob.parent.mkdir(parents=True)
+    blob.write_text("x")
+    os.utime(blob, (1_700_000_000, 1_700_000_000))
+    history.xcom(old, f"file://{blob}", age_days=30)
+    history.run("a", 1)
+    bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    assert not blob.exists()
+
+
+def test_without_a_blob_store_rows_go_and_the_report_says_that_blobs_were_not_looked_at(
+    bundle: Bundle, history: History
+) -> None:
+    history.xcom(history.run("a", 30), age_days=30)
+    history.run("a", 1)
+    outcome = bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    assert history.left() == set()
+    assert "No blob store is configured" in outcome.report["warnings"][0]
+
+
+@pytest.mark.parametrize("limit", [{"max_delete_rows": 3}, {"max_delete_share": 0.0001}])
+def test_a_plan_above_a_limit_is_refused_and_changes_nothing(
+    bundle: Bundle, history: History, limit: dict[str, Any]
+) -> None:
+    old = history.run("a", 30)
+    history.task(old, "m")
+    history.connection.execute(
+        """INSERT INTO xcom (dag_run_id, dag_id, run_id, task_id, map_index, key, value, timestamp)
+           SELECT %s, 'a', %s, 'm', -1, 'k' || n, '1'::jsonb, now() - interval '30 days'
+           FROM generate_series(1, 1000) n""",
+        (old.dag_run_id, old.run_id),
+    )
+    history.run("a", 1)
+    bundle.variable = limit
+    outcome = bundle.run("xcom_cleanup", mode="enforce")
+    assert type(outcome.error).__name__ == "AirflowFailException"
+    [name] = limit
+    assert name in str(outcome.error)
+    assert outcome.report["status"] == "refused"
+    assert len(history.rows()) == 1000
+    reported = bundle.run("xcom_cleanup").succeeded()
+    assert reported.report["objections"][0]["setting"] == name
+
+
+def test_a_run_larger_than_a_batch_is_deleted_in_several_transactions(bundle: Bundle, history: History) -> None:
+    giant = history.run("a", 30)
+    for i in range(25):
+        history.xcom(giant, "x" * 100, age_days=30, map_index=i)
+    history.run("a", 1)
+    bundle.variable = {"batch_rows": 10}
+    outcome = bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    assert outcome.report["headline"]["rows_deleted"] == 25
+    assert outcome.report["headline"]["transactions"] == 3
+
+
+def test_the_report_says_where_each_setting_came_from(bundle: Bundle, history: History) -> None:
+    bundle.variable = {"max_age_days": 14, "min_runs": 2}
+    settings = bundle.run("xcom_cleanup", max_age_days=30).succeeded().report["settings"]
+    assert settings["max_age_days"] == {"value": 30, "source": "trigger form"}
+    assert settings["min_runs"] == {"value": 2, "source": "Variable xcom_maintenance"}
+    assert settings["batch_rows"] == {"value": 10_000, "source": "default"}
+
+
+def test_the_plan_of_a_report_is_never_carried_out(bundle: Bundle, history: History) -> None:
+    """The configuration may change to enforce between the two tasks of a run."""
+    history.xcom(history.run("a", 30), age_days=30)
+    history.run("a", 1)
+    planned = bundle.task("xcom_cleanup", "plan", run_id="r")
+    from airflow.providers.common.compat.sdk import AirflowSkipException
+
+    with pytest.raises(AirflowSkipException):
+        bundle.task("xcom_cleanup", "apply", planned, run_id="r", mode="enforce")
+    assert len(history.rows()) == 1

@@ -1,0 +1,249 @@
+"""``xcom_orphan_reconciliation``: what is an orphan, what is not, and what is never touched."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.dags.conftest import Bucket
+from tests.support.bundle import Bundle
+from tests.support.history import History, SeededRun
+
+DAG = "xcom_orphan_reconciliation"
+MARKER = "xcom/.xcom-maintenance-owner.json"
+
+
+def orphan_of(bucket: Bucket, dag_id: str, *, age_days: float = 30) -> str:
+    key = f"xcom/{dag_id}/run/t/{uuid.uuid4()}"
+    bucket.put(key, b"orphan", age_days=age_days)
+    return key
+
+
+@pytest.fixture
+def referenced(bucket: Bucket, history: History) -> str:
+    """A blob that a row refers to, so that the guard sees a base path in use."""
+    run = history.run("a", 30)
+    reference = bucket.blob(run, age_days=30)
+    history.xcom(run, reference, age_days=30)
+    return reference
+
+
+def test_report_mode_changes_nothing(bundle: Bundle, bucket: Bucket, history: History, referenced: str) -> None:
+    orphan = orphan_of(bucket, "a")
+    rows, keys = history.rows(), bucket.listing()
+    outcome = bundle.run(DAG).succeeded()
+    assert (history.rows(), bucket.listing()) == (rows, keys)
+    assert outcome.report["headline"]["orphan_blobs"] == 1
+    assert [row["key"] for row in outcome.table("Orphan blobs")] == [orphan.removeprefix("xcom/")]
+
+
+def test_enforce_mode_deletes_exactly_the_orphans_that_the_report_listed(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    history.dag("b")
+    orphans = {orphan_of(bucket, dag_id) for dag_id in ("a", "a", "b")}
+    listed = bundle.run(DAG).succeeded()
+    before = bucket.listing()
+    enforced = bundle.run(DAG, mode="enforce").succeeded()
+    assert before - bucket.listing() == orphans
+    assert {f"xcom/{line['key']}" for line in listed.manifest("orphan")} == orphans
+    assert enforced.report["headline"]["orphans_deleted"] == 3
+    assert enforced.report["headline"]["orphan_bytes_deleted"] == 3 * len(b"orphan")
+    assert bucket.has(referenced)
+    assert bundle.run(DAG, mode="enforce").succeeded().report["headline"]["orphan_blobs"] == 0
+
+
+def test_blobs_that_rows_refer_to_in_any_spelling_are_no_orphans(
+    bundle: Bundle, bucket: Bucket, history: History
+) -> None:
+    run = history.run("a", 30)
+    plain, nested, mentioned, archived, s3a = (bucket.blob(run, age_days=30) for _ in range(5))
+    history.xcom(run, plain.replace("aws_xcom@", ""), age_days=30, key="without connection id")
+    history.xcom(run, {"list": [nested]}, age_days=30, key="nested")
+    history.xcom(run, f"written to {mentioned}, done", age_days=30, key="mentioned")
+    history.xcom(run, s3a.replace("s3://", "s3a://"), age_days=30, key="another scheme")
+    history.xcom(run, archived, age_days=30, key="archived")
+    history.connection.execute("CREATE TABLE _airflow_deleted__xcom__1 AS SELECT * FROM xcom WHERE key = 'archived'")
+    history.connection.execute("DELETE FROM xcom WHERE key = 'archived'")
+    keys = bucket.listing()
+    bundle.run(DAG, mode="enforce").succeeded()
+    assert bucket.listing() - {MARKER} == keys
+
+
+def test_blobs_younger_than_the_grace_period_are_no_orphans(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    young = orphan_of(bucket, "a", age_days=3)
+    assert bundle.run(DAG, mode="enforce").succeeded().report["headline"]["too_young_to_tell"] == 1
+    assert young in bucket.listing()
+    bundle.run(DAG, mode="enforce", grace_period_days=2).succeeded()
+    assert young not in bucket.listing()
+
+
+def test_objects_of_no_known_layout_and_of_others_are_left_alone(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    blob = "11111111-2222-4333-8444-555555555555"
+    left = [
+        "xcom/readme.txt",
+        "xcom/a/run/t/result.json",
+        f"xcom/{blob}",
+        f"xcom/a/run/t/deeper/{blob}",
+        "xcom/a/run/t/11111111-2222-1333-8444-555555555555",
+        f"xcom/stranger/run/t/{blob}",
+        f"xcom/state/a/run/{blob}",
+        f"xcom-of-others/a/run/t/{blob}",
+        f"elsewhere/a/run/t/{blob}",
+    ]
+    for key in left:
+        bucket.put(key)
+    bucket.set_age(dict.fromkeys(left, 30))
+    bundle.common_io["state_store_objectstorage_path"] = f"{bucket.base}/state"
+    history.dag("state")
+    headline = bundle.run(DAG, mode="enforce").succeeded().report["headline"]
+    assert set(left) <= bucket.listing()
+    assert (headline["orphan_blobs"], headline["foreign_blobs"], headline["unrecognised_objects"]) == (0, 1, 6)
+
+
+def test_blobs_of_a_deleted_dag_are_orphans_if_the_log_remembers_it(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    history.connection.execute("INSERT INTO log (dttm, dag_id, event) VALUES (now(), 'deleted', 'delete_dag')")
+    orphan = orphan_of(bucket, "deleted")
+    bundle.run(DAG, mode="enforce").succeeded()
+    assert orphan not in bucket.listing()
+
+
+def test_dangling_references_are_reported_and_their_rows_kept(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    run = history.run("a", 3)
+    gone = bucket.blob(run, age_days=3)
+    history.xcom(run, gone, age_days=3)
+    history.xcom(run, f"it was at {gone}", age_days=3, key="a mention breaks no task")
+    bucket.client.delete_object(Bucket=bucket.name, Key=gone.removeprefix(f"s3://aws_xcom@{bucket.name}/"))
+    outcome = bundle.run(DAG, mode="enforce").succeeded()
+    assert outcome.report["headline"]["dangling_references"] == 1
+    [row] = outcome.table("Dangling references")
+    assert (row["DAG"], row["run"], row["task"], row["age (days)"]) == ("a", run.run_id, "t", 3.0)
+    assert len(history.rows()) == 3
+
+
+def test_a_row_that_appears_after_the_find_keeps_its_blob(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    run = history.run("a", 1)
+    blob = bucket.blob(run, age_days=30)
+    found = bundle.task(DAG, "find", run_id="r", mode="enforce")
+    assert found["orphan_blobs"] == 1
+    history.xcom(run, {"deep": [blob]}, age_days=0)
+    swept = bundle.task(DAG, "sweep", found, run_id="r", mode="enforce")
+    assert swept["orphans_deleted"] == 0
+    assert bucket.has(blob)
+
+
+def test_a_blob_of_a_run_that_goes_on_is_kept(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    """A task of it may be about to write the row of a path that it has just overwritten."""
+    run = history.run("a", 1)
+    blob = bucket.blob(run, age_days=30)
+    found = bundle.task(DAG, "find", run_id="r", mode="enforce")
+    history.connection.execute("UPDATE dag_run SET state = 'running' WHERE id = %s", (run.dag_run_id,))
+    bundle.task(DAG, "sweep", found, run_id="r", mode="enforce")
+    assert bucket.has(blob)
+
+
+def test_a_blob_that_is_written_again_after_the_find_is_kept(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    orphan = orphan_of(bucket, "a")
+    found = bundle.task(DAG, "find", run_id="r", mode="enforce")
+    bucket.put(orphan, b"again")
+    bundle.task(DAG, "sweep", found, run_id="r", mode="enforce")
+    assert orphan in bucket.listing()
+
+
+def test_a_sweep_deletes_only_what_its_manifest_names(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    orphan_of(bucket, "a")
+    found = bundle.task(DAG, "find", run_id="r", mode="enforce")
+    later = orphan_of(bucket, "a")
+    bundle.task(DAG, "sweep", found, run_id="r", mode="enforce")
+    assert later in bucket.listing()
+
+
+# -- what the guard refuses ----------------------------------------------------------------------------------------------
+
+
+def refused(bundle: Bundle, bucket: Bucket, setting: str) -> str:
+    """Enforcing must fail, change nothing, and be visible in a report."""
+    keys = bucket.listing()
+    outcome = bundle.run(DAG, mode="enforce")
+    assert type(outcome.error).__name__ == "AirflowFailException"
+    assert setting in str(outcome.error)
+    assert bucket.listing() == keys
+    assert outcome.report["status"] == "refused"
+    reported = bundle.run(DAG).succeeded().report
+    assert reported["status"] == "reported"
+    assert reported["objections"][0]["setting"] == setting
+    return str(outcome.error)
+
+
+def test_blobs_without_any_reference_are_refused(bundle: Bundle, bucket: Bucket, live: SeededRun) -> None:
+    orphan_of(bucket, "live")
+    assert "wrong database" in refused(bundle, bucket, "blob_base_path")
+
+
+def test_a_reference_that_cannot_be_read_is_refused_and_its_value_not_shown(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    orphan_of(bucket, "a")
+    history.xcom(history.run("a", 2), f"s3://{bucket.name}/xcom/../hidden-value", age_days=2)
+    assert "hidden-value" not in refused(bundle, bucket, "blob_base_path")
+
+
+def test_a_base_path_of_another_database_is_refused(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    orphan_of(bucket, "a")
+    bucket.put(MARKER, json.dumps({"owner": "7000000000000000000/airflow"}).encode())
+    refused(bundle, bucket, "metadata_conn_id")
+
+
+def test_an_enforcing_run_marks_its_base_path_and_recognises_its_own_mark(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    bundle.run(DAG, mode="enforce").succeeded()
+    assert MARKER in bucket.listing()
+    assert bundle.run(DAG, mode="enforce").succeeded().report["headline"]["unrecognised_objects"] == 0
+
+
+def test_a_sharp_share_of_orphans_is_refused(bundle: Bundle, history: History, tmp_path: Any) -> None:
+    base = tmp_path / "blobs"
+    bundle.common_io["xcom_objectstorage_path"] = f"file://{base}"
+    folder = base / "a" / "run" / "t"
+    folder.mkdir(parents=True)
+    import os
+
+    for _ in range(1_001):
+        blob = folder / str(uuid.uuid4())
+        blob.write_text("x")
+        os.utime(blob, (1_700_000_000, 1_700_000_000))
+    history.xcom(history.run("a", 1), f"file://{blob}", age_days=1)
+    outcome = bundle.run(DAG, mode="enforce")
+    assert "max_orphan_share" in str(outcome.error)
+    assert len(list(folder.iterdir())) == 1_001
+    allowed = bundle.run(DAG, mode="enforce", max_orphan_share=1).succeeded()
+    assert allowed.report["headline"]["orphans_deleted"] == 1_000
+    assert [path.name for path in folder.iterdir()] == [blob.name]
+
+
+def test_without_a_blob_store_the_error_names_the_setting(bundle: Bundle, history: History) -> None:
+    outcome = bundle.run(DAG)
+    assert "blob_base_path" in str(outcome.error)
+    assert outcome.report["status"] == "failed"

@@ -1,0 +1,58 @@
+"""``xcom_size_audit``: its figures agree with a table that the test knows."""
+
+from __future__ import annotations
+
+from tests.support.bundle import Bundle
+from tests.support.history import History
+
+
+def test_figures_agree_with_a_known_table(bundle: Bundle, history: History) -> None:
+    import random
+
+    noise = random.Random(1).randbytes(500).hex()
+    big, small = history.run("big", 2), history.run("small", 1)
+    for map_index in range(3):
+        history.xcom(big, noise * 60 + str(map_index), age_days=2, task_id="mapped", map_index=map_index)
+    history.xcom(big, noise * 11_000, age_days=2, key="huge")
+    history.xcom(small, 1, age_days=1)
+    rows = history.rows()
+    outcome = bundle.run("xcom_size_audit").succeeded()
+    stored = dict(
+        history.connection.execute("SELECT dag_id, sum(pg_column_size(value))::int FROM xcom GROUP BY 1").fetchall()
+    )
+    headline = outcome.report["headline"]
+    assert (headline["rows"], headline["bytes"]) == (5, sum(stored.values()))
+    assert {row["DAG"]: row["stored bytes"] for row in outcome.table("By DAG")} == stored
+    assert [row["rows"] for row in outcome.table("By DAG")] == [4, 1]
+    assert {(r["DAG"], r["task"]): r["rows"] for r in outcome.table("By task")}["big", "mapped"] == 3
+    assert sum(row["share of bytes"] for row in outcome.table("By key")) == 1
+    bands = {row["band"]: row["rows"] for row in outcome.table("Size bands")}
+    assert bands == {"below 1 KB": 1, "1-10 KB": 0, "10-48 KB": 0, "above 48 KB": 3, "above 10 MB": 1}
+    assert outcome.table("Largest entries")[0]["key"] == "huge"
+    assert history.rows() == rows
+
+
+def test_an_empty_table_gives_a_sensible_report(bundle: Bundle, history: History) -> None:
+    outcome = bundle.run("xcom_size_audit").succeeded()
+    assert outcome.report["status"] == "audited"
+    assert outcome.report["headline"]["rows"] == 0
+    assert "None." in outcome.markdown
+
+
+def test_a_role_that_may_only_read_is_enough(bundle: Bundle, history: History) -> None:
+    history.xcom(history.run("a", 1), age_days=1)
+    history.connection.execute(
+        """DROP ROLE IF EXISTS auditor; CREATE ROLE auditor LOGIN PASSWORD 'pw';
+           GRANT SELECT ON xcom, dag_run, task_instance, dag, alembic_version TO auditor"""
+    )
+    try:
+        bundle.connections["airflow_metadata_db"] |= {"login": "auditor", "password": "pw"}
+        assert bundle.run("xcom_size_audit").succeeded().report["headline"]["rows"] == 1
+    finally:
+        history.connection.execute("DROP OWNED BY auditor; DROP ROLE auditor")
+
+
+def test_names_that_look_like_markup_do_not_break_the_report(bundle: Bundle, history: History) -> None:
+    history.xcom(history.run("a", 1), age_days=1, key="pipe|<b>*bold*\nline")
+    markdown = bundle.run("xcom_size_audit").succeeded().markdown
+    assert "pipe\\|\\<b\\>\\*bold\\* line" in markdown

@@ -1,0 +1,132 @@
+"""Runs the tasks of the bundle's DAGs in this process, over a real database and a real blob store.
+
+In this process nothing blocks Airflow's ORM as a supervised task does; the tests in ``tests/e2e`` cover that.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+@cache
+def dags() -> dict[str, Any]:
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(REPOSITORY / "dags", collect_dags=False)
+    for path in sorted((REPOSITORY / "dags").glob("*.py")):
+        bag.process_file(str(path))
+    assert not bag.import_errors
+    return dict(bag.dags)
+
+
+@contextmanager
+def environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            if value is None:
+                patch.delenv(name, raising=False)
+            else:
+                patch.setenv(name, value)
+        yield
+
+
+@dataclass
+class Bundle:
+    """The bundle, configured by environment variables as a deployment would be."""
+
+    report_path: str
+    connections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: The Airflow Variable ``xcom_maintenance``.
+    variable: dict[str, Any] | str = field(default_factory=dict)
+    #: ``[common.io]`` options.
+    common_io: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def configured(self) -> Iterator[None]:
+        variable = self.variable
+        if isinstance(variable, dict):
+            variable = json.dumps({"report_path": self.report_path, **variable})
+        values: dict[str, str | None] = {"AIRFLOW_VAR_XCOM_MAINTENANCE": variable}
+        values |= {f"AIRFLOW_CONN_{name.upper()}": json.dumps(conn) for name, conn in self.connections.items()}
+        values |= {f"AIRFLOW__COMMON_IO__{name.upper()}": value for name, value in self.common_io.items()}
+        with environment(values):
+            yield
+
+    def task(self, dag_id: str, task_id: str, *arguments: Any, run_id: str, **conf: Any) -> Any:
+        """Run one task as its operator would call it."""
+        from airflow.sdk.execution_time.context import set_current_context
+
+        dag = dags()[dag_id]
+        context = {
+            "dag_run": SimpleNamespace(dag_id=dag_id, run_id=run_id, conf=conf),
+            "params": {**dag.params.dump(), **conf},
+        }
+        with self.configured(), set_current_context(context):  # type: ignore[arg-type]
+            return dag.get_task(task_id).python_callable(*arguments)
+
+    def run(self, dag_id: str, *, run_id: str | None = None, **conf: Any) -> Outcome:
+        """Run a DAG's tasks one after the other; a task that raises or is skipped ends the run."""
+        from airflow.providers.common.compat.sdk import AirflowSkipException
+
+        run_id = run_id or f"manual__{uuid.uuid4().hex[:8]}"
+        summary: Any = None
+        error: Exception | None = None
+        tasks = dags()[dag_id].topological_sort()
+        for task in tasks:
+            try:
+                summary = self.task(dag_id, task.task_id, *([summary] if summary else []), run_id=run_id, **conf)
+            except AirflowSkipException:
+                break
+            except Exception as raised:  # noqa: BLE001 - whatever a task raises is its outcome
+                error = raised
+                break
+        return Outcome(self, dag_id, run_id, summary, error)
+
+
+@dataclass
+class Outcome:
+    bundle: Bundle
+    dag_id: str
+    run_id: str
+    #: What the last task returned.
+    summary: dict[str, Any] | None
+    error: Exception | None
+
+    def path(self, suffix: str) -> Path:
+        return Path(self.bundle.report_path.removeprefix("file://")) / self.dag_id / f"{self.run_id}{suffix}"
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return json.loads(self.path(".json").read_text())  # type: ignore[no-any-return]
+
+    @property
+    def markdown(self) -> str:
+        return self.path(".md").read_text()
+
+    def table(self, title: str) -> list[dict[str, Any]]:
+        """A table of the report, row by row."""
+        [table] = [t for t in self.report["tables"] if t["title"] == title]
+        return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+
+    def manifest(self, kind: str) -> list[dict[str, Any]]:
+        import gzip
+
+        lines = gzip.decompress(self.path(".manifest.jsonl.gz").read_bytes()).decode().splitlines()
+        return [line for line in map(json.loads, lines) if line["kind"] == kind]
+
+    def succeeded(self) -> Outcome:
+        if self.error is not None:
+            raise self.error
+        return self

@@ -79,6 +79,7 @@ class Airflow:
                     log_file=self.logs / f"{name}.log",
                     env=self.env,
                     cwd=self.home,
+                    grace=5,  # the triggerer takes twice as long; nothing of it is worth the wait
                 )
             )
 
@@ -235,6 +236,8 @@ class Airflow:
                 "dag_bundle_storage_path": self.home / "bundles",
             },
             "scheduler": {"scheduler_heartbeat_sec": 1, "scheduler_idle_sleep_time": 0.25},
+            # A task's slot stays taken for up to this long after its end (default: 5 s).
+            "workers": {"min_heartbeat_interval": 1},
             "logging": {"base_log_folder": self.logs, "colored_console_log": False},
         }
         named = {

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError
@@ -62,6 +64,7 @@ class ReportPlace:
         with ExitStack() as stack:
             with self._errors("written"):
                 self._make_folder()
+                self._set_pending_aside(path)
                 raw = stack.enter_context(path.open("wb"))
                 lines = stack.enter_context(gzip.open(cast("IO[bytes]", raw), "wt", encoding="utf-8"))
             writer = ManifestWriter(cast("IO[str]", lines), str(path))
@@ -75,7 +78,7 @@ class ReportPlace:
         :raises MaintenanceError: if it is cut short: such a manifest is no plan.
         """
         manifest = self.file(_MANIFEST) if path is None else self._folder / path
-        count = 0
+        lines_read = 0
         with self._errors("read"):
             try:
                 with (
@@ -85,10 +88,10 @@ class ReportPlace:
                     for text in lines:
                         line = json.loads(text)
                         if line["kind"] == "end":
-                            if line["lines"] == count:
+                            if line["lines"] == lines_read:
                                 return
                             break
-                        count += 1
+                        lines_read += 1
                         yield line
             except FileNotFoundError:
                 raise ConfigurationError(
@@ -111,6 +114,16 @@ class ReportPlace:
         """Say, before the first change, that the run's manifest is being carried out."""
         with self._errors("written"):
             self.file(_PENDING).write_text("The manifest of this run is being carried out.\n", encoding="utf-8")
+
+    def _set_pending_aside(self, manifest: ObjectStoragePath) -> None:
+        """Keep what an earlier attempt at this same run left half done, before its manifest is written anew."""
+        if not (self.file(_PENDING).exists() and manifest.exists()):
+            return
+        attempt = next(n for n in count(1) if not self.file(f"~{n}{_MANIFEST}").exists())
+        with manifest.open("rb") as old, self.file(f"~{attempt}{_MANIFEST}").open("wb") as kept:
+            shutil.copyfileobj(old, kept)
+        self.file(f"~{attempt}{_PENDING}").write_text("Set aside by another attempt at this run.\n", encoding="utf-8")
+        self.file(_PENDING).unlink()
 
     def clear_pending(self, manifest: str | None = None) -> None:
         """Say that a manifest has been carried out to its end."""

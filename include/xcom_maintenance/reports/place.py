@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
@@ -78,7 +79,7 @@ class ReportPlace:
         :raises MaintenanceError: if it is cut short: such a manifest is no plan.
         """
         manifest = self.file(_MANIFEST) if path is None else self._folder / path
-        lines_read = 0
+        lines_read, complete = 0, False
         with self._errors("read"):
             try:
                 with (
@@ -88,11 +89,10 @@ class ReportPlace:
                     for text in lines:
                         line = json.loads(text)
                         if line["kind"] == "end":
-                            if line["lines"] == lines_read:
-                                return
-                            break
-                        lines_read += 1
-                        yield line
+                            complete = line["lines"] == lines_read
+                        else:
+                            lines_read += 1
+                            yield line
             except FileNotFoundError:
                 raise ConfigurationError(
                     f"The manifest {manifest} is not there",
@@ -100,13 +100,14 @@ class ReportPlace:
                     remedy="The tasks of a run may run on different workers: set report_path to a place that all "
                     "workers share, such as a bucket",
                 ) from None
-            except (EOFError, gzip.BadGzipFile, ValueError):
-                pass
-        raise MaintenanceError(
-            f"The manifest {manifest} is cut short",
-            setting="report_path",
-            remedy="Run the DAG again for a new plan",
-        )
+            except (EOFError, gzip.BadGzipFile, ValueError, zlib.error):
+                complete = False
+        if not complete:
+            raise MaintenanceError(
+                f"The manifest {manifest} is cut short",
+                setting="report_path",
+                remedy="Run the DAG again for a new plan",
+            )
 
     # -- what an earlier run may have left half done -------------------------------------------------------------------
 

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from include.xcom_maintenance.core.guard import (
+    CleanupFigures,
+    ReconciliationFigures,
+    judge_cleanup,
+    judge_reconciliation,
+)
+
+FINE = ReconciliationFigures(
+    recognised_blobs=10_000, orphan_blobs=2_000, references=8_000, unparsable=None, marked_owner="we", owner="we"
+)
+
+
+def objections(figures: ReconciliationFigures) -> list[str]:
+    return [objection.setting for objection in judge_reconciliation(figures, max_orphan_share=0.5)]
+
+
+def test_a_plausible_reconciliation_passes() -> None:
+    assert objections(FINE) == []
+    assert objections(replace(FINE, marked_owner=None)) == []
+    assert objections(replace(FINE, recognised_blobs=0, orphan_blobs=0, references=0)) == []
+
+
+def test_an_implausible_reconciliation_does_not_pass() -> None:
+    assert objections(replace(FINE, marked_owner="others")) == ["metadata_conn_id"]
+    assert objections(replace(FINE, unparsable="somewhere")) == ["blob_base_path"]
+    assert objections(replace(FINE, references=0)) == ["blob_base_path"]
+    assert objections(replace(FINE, orphan_blobs=5_001)) == ["max_orphan_share"]
+
+
+def test_a_share_of_a_few_is_no_reason_to_stop() -> None:
+    assert objections(replace(FINE, recognised_blobs=4, orphan_blobs=3)) == []
+
+
+def test_limits_of_a_cleanup_apply_only_where_they_are_set() -> None:
+    figures = CleanupFigures(rows=9_000, rows_in_table=10_000)
+    assert judge_cleanup(figures, max_rows=None, max_share=None) == []
+    assert [o.setting for o in judge_cleanup(figures, max_rows=8_999, max_share=0.89)] == [
+        "max_delete_rows",
+        "max_delete_share",
+    ]
+    assert judge_cleanup(figures, max_rows=9_000, max_share=0.9) == []
+    assert judge_cleanup(CleanupFigures(0, 0), max_rows=1, max_share=0.1) == []

@@ -25,7 +25,7 @@ $(READY): requirements-dev.lock
 demo: $(READY)  ## A real Airflow, Postgres and S3: make trouble, run the three DAGs, show what they did (KEEP=1 keeps it up)
 	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
 
-test: $(READY)  ## Run every test: unit, contract, DAGs, Postgres, end to end
+test: lint  ## Lint, then run every test: unit, contract, DAGs, end to end (ARGS=... goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(READY)  ## Measure against the peers and write build/bench.json

@@ -46,7 +46,7 @@ from include.xcom_maintenance import trigger_form
     doc_md=__doc__,
 )
 def xcom_cleanup() -> None:
-    @task
+    @task(multiple_outputs=False)
     def plan() -> dict[str, Any]:
         """Find out what goes and what stays, and write it down; changes nothing."""
         from include.xcom_maintenance import tasks
@@ -54,7 +54,7 @@ def xcom_cleanup() -> None:
 
         return tasks.run_plan(cleanup.plan)
 
-    @task
+    @task(multiple_outputs=False)
     def apply(planned: dict[str, Any]) -> dict[str, Any]:
         """Carry out the plan; skipped in report mode."""
         from include.xcom_maintenance import tasks

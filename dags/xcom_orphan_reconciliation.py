@@ -47,7 +47,7 @@ from include.xcom_maintenance import trigger_form
     doc_md=__doc__,
 )
 def xcom_orphan_reconciliation() -> None:
-    @task
+    @task(multiple_outputs=False)
     def find() -> dict[str, Any]:
         """Compare listing and references, and write down what is wrong; changes nothing."""
         from include.xcom_maintenance import tasks
@@ -55,7 +55,7 @@ def xcom_orphan_reconciliation() -> None:
 
         return tasks.run_plan(reconciliation.find, may_delete=False)
 
-    @task
+    @task(multiple_outputs=False)
     def sweep(found: dict[str, Any]) -> dict[str, Any]:
         """Verify each orphan again and delete it; skipped in report mode."""
         from include.xcom_maintenance import tasks

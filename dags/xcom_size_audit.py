@@ -39,7 +39,7 @@ from include.xcom_maintenance import trigger_form
     doc_md=__doc__,
 )
 def xcom_size_audit() -> None:
-    @task
+    @task(multiple_outputs=False)
     def audit() -> dict[str, Any]:
         """Measure the table and write the report."""
         from include.xcom_maintenance import tasks

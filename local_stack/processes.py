@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -249,21 +249,25 @@ def _guard(orders: IO[bytes]) -> None:
             watched[kind, value] = None
         else:
             watched.pop((kind, value), None)
-    for kind, value in reversed(watched):
-        if kind == "session":
-            _end_session(int(value))
-        else:
+    _end_sessions([int(value) for kind, value in watched if kind == "session"])
+    for kind, value in watched:
+        if kind == "folder":
             shutil.rmtree(str(value), ignore_errors=True)
 
 
-def _end_session(leader: int, grace: float = 5.0) -> None:
-    """Ask only the leader: a server ends its own children in its own order. Then kill whoever is left."""
-    descendants = _descendants(leader)
-    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-        process = psutil.Process(leader)
-        process.terminate()
-        process.wait(grace)
-    _kill(descendants, leader)
+def _end_sessions(leaders: Iterable[int], grace: float = 5.0) -> None:
+    """Ask only the leaders: a server ends its own children in its own order. Then kill whoever is left."""
+    running = []
+    for leader in leaders:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            running.append(psutil.Process(leader))
+    descendants = {process.pid: _descendants(process.pid) for process in running}
+    for process in running:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    psutil.wait_procs(running, timeout=grace)
+    for process in running:
+        _kill(descendants[process.pid], process.pid)
 
 
 if __name__ == "__main__":

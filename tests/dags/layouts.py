@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -78,13 +79,14 @@ def bundle_at_the_root_with_regexp(source: Path, target: Path) -> Layout:
 
 def bundle_of_a_subfolder(source: Path, target: Path) -> Layout:
     """A bundle of the dags/ in a clone, as a GitDagBundle with ``subdir`` makes it."""
-    clone = _clone(source, target) if shutil.which("git") else Path(shutil.copytree(source, target / "clone"))
-    return Layout(clone / "dags")
+    return Layout(_clone(source, target) / "dags")
 
 
 def git_bundle(source: Path, target: Path) -> Layout:
-    """A GitDagBundle without ``subdir``."""
-    return Layout(git=_clone(source, target))
+    """A GitDagBundle without ``subdir``; where its provider is not installed, what it would check out."""
+    clone = _clone(source, target)
+    has_provider = shutil.which("git") and importlib.util.find_spec("airflow.providers.git")
+    return Layout(git=clone) if has_provider else Layout(clone)
 
 
 def copied_into_a_dags_folder(source: Path, target: Path) -> Layout:
@@ -167,7 +169,9 @@ def _regexp(layout: Layout) -> Layout:
 
 
 def _clone(source: Path, target: Path) -> Path:
-    """A real clone, so that what git does not keep, such as empty folders, is not there."""
+    """A real clone, so that what git does not keep, such as empty folders, is not there; a copy if there is no git."""
+    if shutil.which("git") is None:
+        return Path(shutil.copytree(source, target / "clone"))
     origin = shutil.copytree(source, target / "origin")
     nobody = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "PATH": os.environ["PATH"]}
     author = ["-c", "user.name=nobody", "-c", "user.email=nobody@localhost"]

@@ -30,7 +30,7 @@ def bag() -> DagBag:
 
 def test_no_dag_file_fails_to_import(bag: DagBag) -> None:
     assert bag.import_errors == {}
-    assert not [warning for stat in bag.dagbag_stats for warning in getattr(stat, "warnings", [])]
+    assert [stat.warning_num for stat in bag.dagbag_stats] == [0] * len(STEMS)
 
 
 def test_no_dag_is_missing_or_named_unlike_its_file(bag: DagBag) -> None:
@@ -92,7 +92,7 @@ touched = []
 def watch(event, arguments):
     if event.startswith(("socket.", "subprocess.", "os.system", "os.exec", "sqlite3.", "urllib.", "http.")):
         touched.append(f"{event} {arguments!r}")
-    elif event == "open" and not str(arguments[0]).endswith((".py", ".pyc")):
+    elif event == "open" and not str(arguments[0]).endswith((".py", ".pyc")) and sys.prefix not in str(arguments[0]):
         touched.append(f"open {arguments[0]}")
 
 def refuse(name):

@@ -1,0 +1,220 @@
+"""The DAGs under a real scheduler with LocalExecutor, where a task cannot reach Airflow's ORM.
+
+``dag.test()`` and the task-level tests run in a process in which it can, so they cannot see that failure.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local_stack.airflow import Airflow
+from local_stack.postgres import PostgresServer
+from local_stack.s3 import RcloneS3
+from tests.conftest import REPOSITORY, TEMPLATE, Database
+from tests.dags.conftest import Bucket
+from tests.support.history import History
+
+pytestmark = pytest.mark.e2e
+
+DAGS = ("xcom_cleanup", "xcom_size_audit", "xcom_orphan_reconciliation")
+
+#: A DAG of a user, on the stock backend: values above the threshold go to the bucket.
+USER_DAG = """
+from airflow.sdk import dag, task
+
+@dag(schedule=None)
+def pushes():
+    @task
+    def small():
+        return 1
+
+    @task
+    def large(n):
+        return "x" * 5000
+
+    @task
+    def pull(values):
+        assert [len(v) for v in values] == [5000, 5000]
+
+    pull(large.expand(n=[1, 2]))
+    small()
+
+pushes()
+"""
+
+
+@dataclass
+class Deployment:
+    airflow: Airflow
+    history: History
+    bucket: Bucket
+    reports: Path
+
+    def run(self, dag_id: str, **conf: Any) -> str:
+        """Trigger a DAG through the REST API and wait; returns its run id."""
+        run_id = self.airflow.trigger(dag_id, conf)
+        self.airflow.wait_run(dag_id, run_id)
+        return run_id
+
+    def report(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        text = (self.reports / dag_id / f"{run_id}.json").read_text()
+        return json.loads(text)  # type: ignore[no-any-return]
+
+    def states(self, dag_id: str, run_id: str) -> dict[str, str]:
+        return {task["task_id"]: task["state"] for task in self.airflow.task_instances(dag_id, run_id)}
+
+
+@pytest.fixture(scope="module")
+def deployment(
+    postgres: PostgresServer, rclone: RcloneS3, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    folder = tmp_path_factory.mktemp("e2e")
+    name = f"e2e_{uuid.uuid4().hex[:8]}"
+    postgres.create_database(name, template=TEMPLATE)
+    database = Database(postgres, name)
+    bucket = Bucket(rclone, f"bucket-{uuid.uuid4().hex[:12]}")
+    (folder / "user").mkdir()
+    (folder / "user" / "pushes.py").write_text(USER_DAG)
+    metadata = {
+        "conn_type": "postgres",
+        "host": postgres.host,
+        "port": postgres.port,
+        "login": postgres.user,
+        "password": postgres.password,
+        "schema": name,
+    }
+    env = {
+        "AIRFLOW__CORE__XCOM_BACKEND": "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend",
+        "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": bucket.base,
+        "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD": "1000",
+        "AIRFLOW_CONN_AWS_XCOM": rclone.airflow_connection_json(),
+        "AIRFLOW_CONN_AIRFLOW_METADATA_DB": json.dumps(metadata),
+        "AIRFLOW_CONN_WRONG_PASSWORD": json.dumps({**metadata, "password": "open-sesame"}),
+        "AIRFLOW_VAR_XCOM_MAINTENANCE": json.dumps({"report_path": f"file://{folder}/reports"}),
+    }
+    bundles = {"maintenance": REPOSITORY, "user": folder / "user"}
+    with (
+        database.connect(autocommit=True) as connection,
+        Airflow(folder / "airflow", postgres.url(name), env=env, bundles=bundles) as airflow,
+    ):
+        airflow.wait_healthy()
+        for dag_id in (*DAGS, "pushes"):
+            airflow.wait_for_dag(dag_id)
+            airflow.unpause(dag_id)
+        yield Deployment(airflow, History(connection), bucket, folder / "reports")
+
+
+def pushed(deployment: Deployment) -> set[tuple[str, str, str, int, str]]:
+    """The rows of the user's DAG; the bundle's own runs push summaries meanwhile."""
+    return {row for row in deployment.history.rows() if row[0] == "pushes"}
+
+
+def test_only_the_dags_of_the_bundle_are_parsed(deployment: Deployment) -> None:
+    found = deployment.airflow.rest("GET", "/api/v2/dags", params={"limit": 100})["dags"]
+    assert {dag["dag_id"] for dag in found} == {*DAGS, "pushes"}
+    assert deployment.airflow.import_errors() == {}
+
+
+def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: Deployment) -> None:
+    """Real runs on the stock backend; two of the three are made old, one of them unfinished."""
+    history, bucket = deployment.history, deployment.bucket
+    old, unfinished, young = (deployment.run("pushes") for _ in range(3))
+    for run_id in (old, unfinished):
+        history.connection.execute(
+            "UPDATE xcom SET timestamp = now() - interval '30 days' WHERE run_id = %s", (run_id,)
+        )
+    history.connection.execute(
+        "UPDATE dag_run SET run_after = run_after - interval '30 days' WHERE run_id <> %s", (young,)
+    )
+    history.connection.execute(
+        "UPDATE task_instance SET state = 'deferred' WHERE run_id = %s AND task_id = 'pull'", (unfinished,)
+    )
+    rows, blobs = pushed(deployment), bucket.listing()
+    assert len([key for key in blobs if "/large/" in key]) == 6
+
+    reported = deployment.run("xcom_cleanup", mode="report")
+    assert deployment.states("xcom_cleanup", reported) == {"plan": "success", "apply": "skipped"}
+    assert pushed(deployment) == rows
+    assert bucket.listing() == blobs
+
+    enforced = deployment.run("xcom_cleanup", mode="enforce")
+    assert deployment.states("xcom_cleanup", enforced) == {"plan": "success", "apply": "success"}
+    assert rows - pushed(deployment) == {row for row in rows if row[1] == old}
+    assert blobs - bucket.listing() == {key for key in blobs if f"/{old}/" in key}
+    headline = deployment.report("xcom_cleanup", enforced)["headline"]
+    assert headline["rows_deleted"] == deployment.report("xcom_cleanup", reported)["headline"]["rows_to_delete"]
+    assert headline["blobs_deleted"] == 2
+
+
+def test_blobs_that_a_deleted_run_leaves_behind_are_found_and_deleted(deployment: Deployment) -> None:
+    run_id = deployment.run("pushes")
+    kept = deployment.run("pushes")
+    deployment.airflow.rest("DELETE", f"/api/v2/dags/pushes/dagRuns/{run_id}")
+    orphans = {key for key in deployment.bucket.listing() if f"/{run_id}/" in key}
+    assert len(orphans) == 2
+    deployment.bucket.set_age(dict.fromkeys(orphans, 30))
+    before = deployment.bucket.listing()
+    reported = deployment.run("xcom_orphan_reconciliation", mode="report")
+    assert deployment.states("xcom_orphan_reconciliation", reported) == {"find": "success", "sweep": "skipped"}
+    assert deployment.bucket.listing() == before
+    enforced = deployment.run("xcom_orphan_reconciliation", mode="enforce")
+    assert deployment.states("xcom_orphan_reconciliation", enforced) == {"find": "success", "sweep": "success"}
+    assert before - deployment.bucket.listing() == orphans
+    assert any(f"/{kept}/" in key for key in deployment.bucket.listing())
+
+
+def test_the_audit_measures_and_its_xcom_is_small(deployment: Deployment) -> None:
+    run_id = deployment.run("xcom_size_audit")
+    assert deployment.states("xcom_size_audit", run_id) == {"audit": "success"}
+    assert deployment.report("xcom_size_audit", run_id)["headline"]["rows"] > 0
+    [(key, size)] = deployment.history.connection.execute(
+        "SELECT key, octet_length(value::text) FROM xcom WHERE run_id = %s", (run_id,)
+    ).fetchall()
+    assert key == "return_value"
+    assert size < 1_000
+    log = deployment.airflow.task_log("xcom_size_audit", run_id, "audit")
+    assert "rows above 48 kb" in log
+
+
+@pytest.mark.parametrize(
+    ("conf", "expected"),
+    [
+        (
+            {"metadata_conn_id": "nowhere"},
+            ["no connection 'nowhere'", "setting: metadata_conn_id", "AIRFLOW_CONN_NOWHERE"],
+        ),
+        ({"metadata_conn_id": "wrong_password"}, ["refused the login and password", "metadata_conn_id=wrong_password"]),
+        ({"blob_base_path": "s3://aws_xcom@no-such-bucket/x"}, ["'no-such-bucket'", "setting: blob_base_path"]),
+        ({"max_aeg_days": 1}, ["Did you mean 'max_age_days'?"]),
+    ],
+)
+def test_a_mistake_fails_at_once_and_is_explained_in_log_and_report(
+    deployment: Deployment, conf: dict[str, Any], expected: list[str]
+) -> None:
+    rows = deployment.history.rows()
+    run_id = deployment.run("xcom_cleanup", mode="enforce", **conf)
+    assert deployment.airflow.run_state("xcom_cleanup", run_id) == "failed"
+    [plan] = [t for t in deployment.airflow.task_instances("xcom_cleanup", run_id) if t["task_id"] == "plan"]
+    assert plan["try_number"] == 1
+    log = deployment.airflow.task_log("xcom_cleanup", run_id, "plan")
+    message = deployment.report("xcom_cleanup", run_id)["error"]["message"]
+    for words in expected:
+        assert words in log
+        assert words in message
+    assert "open-sesame" not in log
+    assert rows <= deployment.history.rows()
+
+
+def test_the_form_refuses_what_its_schema_forbids(deployment: Deployment) -> None:
+    from local_stack.processes import StackError
+
+    for conf in ({"mode": "delete"}, {"max_age_days": 0}, {"max_runs": -1}):
+        with pytest.raises(StackError, match="400"):
+            deployment.airflow.trigger("xcom_cleanup", conf)

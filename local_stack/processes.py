@@ -89,7 +89,8 @@ class ChildProcess:
         self.log_file = log_file
         self._stop_signal = stop_signal
         self._grace = grace
-        self._asked_to_stop = self._stopped = False
+        self._asked_to_stop_at: float | None = None
+        self._stopped = False
         guardian = _guardian()
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -127,23 +128,24 @@ class ChildProcess:
     def log_tail(self, lines: int = 20) -> str:
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
 
-    def ask_to_stop(self) -> None:
-        """Send the stop signal and return: for servers that should shut down at the same time.
+    def ask_to_stop(self) -> float:
+        """Send the stop signal, for servers that should shut down at the same time; returns when it was sent.
 
         Only once: Airflow takes a second signal as an order to drop everything.
         """
-        if not self._asked_to_stop:
+        if self._asked_to_stop_at is None:
             self._process.send_signal(self._stop_signal)
-            self._asked_to_stop = True
+            self._asked_to_stop_at = time.monotonic()
+        return self._asked_to_stop_at
 
     def stop(self) -> None:
         """Ask the server to end, then end what is left of its session. May be called more than once."""
         if self._stopped:
             return
         descendants = _descendants(self.pid)
-        self.ask_to_stop()
+        deadline = self.ask_to_stop() + self._grace
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(self._grace)
+            self._process.wait(max(0.0, deadline - time.monotonic()))
         _kill(descendants, self.pid)
         self._process.wait()
         self._stopped = True

@@ -62,9 +62,11 @@ def checkout(target: Path) -> Path:
 
 
 def astro_project(source: Path, target: Path) -> Layout:
-    """The image of an Astro project: its root on the path, its dags/ the dags folder."""
+    """The image of an Astro project, with a DAG of the user's own: its root on the path, its dags/ the dags folder."""
     root = Path(shutil.copytree(source, target / "airflow"))
-    return Layout(env={"PYTHONPATH": str(root), "AIRFLOW__CORE__DAGS_FOLDER": str(root / "dags")})
+    _users_own(root / "dags", root / "include", init=False)
+    env = {"PYTHONPATH": str(root), "AIRFLOW__CORE__DAGS_FOLDER": str(root / "dags")}
+    return Layout(env=env, users=frozenset({USERS}))
 
 
 def bundle_at_the_root(source: Path, target: Path) -> Layout:
@@ -155,7 +157,7 @@ def _copied(source: Path, target: Path, *, users_include: str, init: bool) -> La
 
 
 def _users_own(dags: Path, include: Path, *, init: bool) -> None:
-    include.mkdir()
+    include.mkdir(exist_ok=True)
     (include / "users_own.py").write_text(f"DAG_ID = {USERS!r}\n")
     if init:
         (include / "__init__.py").write_text("TEAM = 'set by the package itself'\n")

@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,14 @@ def test_no_order_of_imports_hides_an_include_from_its_owner(source: Path, tmp_p
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_image_holds_the_bundle_and_none_of_what_surrounds_it(source: Path) -> None:
+    ignored = [line for line in (source / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    kept = [path for path in source.iterdir() if not any(fnmatch(path.name, pattern) for pattern in ignored)]
+    assert {path.name for path in kept if path.is_dir()} == {"dags", "include", "plugins"}
+    assert {"requirements.txt", "packages.txt"} <= {path.name for path in kept}
+    assert {"airflow_settings.yaml", ".env"} <= set(ignored)
+    commands = (line.split() for line in (source / "Dockerfile.apache").read_text().splitlines())
+    copied = {name for words in commands if words[:1] == ["COPY"] for name in words[1:-1] if name[:2] != "--"}
+    assert copied == {"dags", "include", "plugins", "requirements.txt", "packages.txt"}

@@ -25,7 +25,7 @@ from include.xcom_maintenance.reports.place import ManifestWriter
 from include.xcom_maintenance.reports.report import Table
 
 #: Runs judged and measured by one statement.
-_RUNS_AT_ONCE = 20_000
+_RUNS_AT_ONCE = 50_000
 #: Blobs looked up at once before they are swept.
 _HEADS_AT_ONCE = 1_000
 

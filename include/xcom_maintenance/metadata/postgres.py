@@ -155,16 +155,20 @@ class PostgresMetadataStore:
             yield Run(*row)
 
     def measure(self, cutoffs: Sequence[RunCutoff]) -> list[RunRows]:
-        return [RunRows(run, rows, int(size)) for run, rows, size in self._rows(sql.MEASURE, _batch(cutoffs))]
+        return [
+            RunRows(run, rows, int(size)) for run, rows, size in self._rows(_for(sql.MEASURE, cutoffs), _batch(cutoffs))
+        ]
 
     def doomed_references(self, cutoffs: Sequence[RunCutoff], base: BasePath) -> Iterator[RowReference]:
-        for *place, size, text in self._stream(sql.DOOMED_REFERENCES, {**_batch(cutoffs), "marker": base.marker}):
+        for *place, size, text in self._stream(
+            _for(sql.DOOMED_REFERENCES, cutoffs), {**_batch(cutoffs), "marker": base.marker}
+        ):
             found = _reference("xcom", *place, stored_bytes=size, token=text, text=text, whole=True, base=base)
             if found is not None:
                 yield found
 
     def delete(self, cutoffs: Sequence[RunCutoff], *, limit: int) -> Deleted:
-        statement = sql.DELETE.format(lock=self._lock_runs)
+        statement = _for(sql.DELETE, cutoffs, lock=self._lock_runs)
         [(rows, size)] = self._rows(statement, {**_batch(cutoffs), "limit": limit})
         return Deleted(rows, int(size))
 
@@ -272,6 +276,12 @@ class PostgresMetadataStore:
                 if not self._connection.closed:
                     self._connection.rollback()
                 raise
+
+
+def _for(statement: str, cutoffs: Sequence[RunCutoff], *, lock: str = "") -> str:
+    """A statement over the rows that go, with only the conditions that these cutoffs need."""
+    not_latest = sql.NOT_LATEST if any(cutoff.keep_latest_value for cutoff in cutoffs) else "true"
+    return statement.format(not_latest=not_latest, lock=lock)
 
 
 def _batch(cutoffs: Sequence[RunCutoff]) -> dict[str, Any]:

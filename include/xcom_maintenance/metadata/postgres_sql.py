@@ -18,31 +18,36 @@ live AS MATERIALIZED (
     {lock}
 )"""
 
-#: The rows of those runs that go. With keep_latest a row goes only if xcom_pull(include_prior_dates=True) would prefer
-#: another: it takes rows of runs without a logical date first, then the latest logical date, then the latest push.
+#: The rows of those runs that go.
 _DOOMED = """
     FROM live l
     JOIN xcom x ON x.dag_run_id = l.id AND x.timestamp < l.cutoff
-    WHERE (NOT l.keep_latest OR EXISTS (
+    WHERE {not_latest}"""
+
+#: For {not_latest}, where a run keeps its latest values: a row goes only if xcom_pull(include_prior_dates=True) would
+#: prefer another. It takes rows of runs without a logical date first, then the latest logical date, then the latest push.
+#: Elsewhere the condition is left out, since the planner expects it to be expensive and would not read in parallel.
+NOT_LATEST = """(NOT l.keep_latest OR EXISTS (
         SELECT FROM xcom n JOIN dag_run nr ON nr.id = n.dag_run_id
         WHERE n.dag_id = x.dag_id AND n.task_id = x.task_id AND n.map_index = x.map_index AND n.key = x.key
           AND (nr.logical_date IS NULL) = (l.logical_date IS NULL)
           AND (coalesce(nr.logical_date, '-infinity'), n.timestamp, n.dag_run_id)
             > (coalesce(l.logical_date, '-infinity'), x.timestamp, x.dag_run_id)))"""
 
+#: OFFSET 0 keeps the values themselves out of whatever sorts or hashes the rows.
 MEASURE = f"""
-WITH {_LIVE.format(lock="")}
-SELECT x.dag_run_id, count(*), coalesce(sum(pg_column_size(x.value)), 0)
-{_DOOMED}
-GROUP BY x.dag_run_id"""
+WITH {_LIVE}
+SELECT id, count(*), coalesce(sum(size), 0)
+FROM (SELECT x.dag_run_id AS id, pg_column_size(x.value) AS size {_DOOMED} OFFSET 0) doomed
+GROUP BY id"""
 
 #: Only short strings can be references, so large values are never read from TOAST: CASE keeps the order of the tests.
 DOOMED_REFERENCES = f"""
-WITH {_LIVE.format(lock="")}
-SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), x.value #>> '{{}}'
+WITH {_LIVE}
+SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), x.value #>> '{{{{}}}}'
 {_DOOMED}
   AND CASE WHEN pg_column_size(x.value) <= 4096 AND jsonb_typeof(x.value) = 'string'
-           THEN position(%(marker)s IN x.value #>> '{{}}') > 0 END"""
+           THEN position(%(marker)s IN x.value #>> '{{{{}}}}') > 0 END"""
 
 #: {lock}: locking the runs makes a concurrent clear wait for this short transaction, or this statement for the clear.
 DELETE = f"""

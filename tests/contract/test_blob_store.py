@@ -141,7 +141,7 @@ def test_an_empty_base_path_can_be_listed(given: Given) -> None:
     assert list(given.store.list()) == []
 
 
-# -- places that cannot be used ------------------------------------------------------------------------------------------
+# -- places that cannot be used --------------------------------------------------
 
 
 def test_a_missing_bucket_names_the_setting(rclone: object, moto: object) -> None:

@@ -215,7 +215,7 @@ def test_an_empty_database_has_nothing(store: MetadataStore) -> None:
     assert store.row_count_estimate() == 0
 
 
-# -- databases that must not be touched --------------------------------------------------------------------------------
+# -- databases that must not be touched --------------------------------------------------
 
 
 @pytest.mark.parametrize(

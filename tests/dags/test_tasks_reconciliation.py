@@ -177,7 +177,7 @@ def test_a_sweep_deletes_only_what_its_manifest_names(
     assert later in bucket.listing()
 
 
-# -- what the guard refuses ----------------------------------------------------------------------------------------------
+# -- what the guard refuses --------------------------------------------------
 
 
 def refused(bundle: Bundle, bucket: Bucket, setting: str) -> str:

@@ -30,7 +30,7 @@ OWNER_MARKER = ".xcom-maintenance-owner.json"
 _CHECK_AT_ONCE = 500
 
 
-# -- find ------------------------------------------------------------
+# -- find --------------------------------------------------
 
 
 def find(job: Job) -> None:
@@ -315,7 +315,7 @@ def _age(moment: datetime | None, now: datetime) -> float | None:
     return None if moment is None else round((now - moment) / timedelta(days=1), 1)
 
 
-# -- apply ------------------------------------------------------------
+# -- apply --------------------------------------------------
 
 
 def apply(job: Job) -> None:

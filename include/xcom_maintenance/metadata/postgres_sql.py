@@ -25,8 +25,8 @@ _DOOMED = """
     WHERE {not_latest}"""
 
 #: For {not_latest}, where a run keeps its latest values: a row goes only if xcom_pull(include_prior_dates=True) would
-#: prefer another. It takes rows of runs without a logical date first, then the latest logical date, then the latest push.
-#: Elsewhere the condition is left out, since the planner expects it to be expensive and would not read in parallel.
+#: prefer another. It takes rows of runs without a logical date first, then the latest logical date, then the latest
+#: push. Elsewhere the condition is left out: the planner takes it for expensive and would not read in parallel.
 NOT_LATEST = """(NOT l.keep_latest OR EXISTS (
         SELECT FROM xcom n JOIN dag_run nr ON nr.id = n.dag_run_id
         WHERE n.dag_id = x.dag_id AND n.task_id = x.task_id AND n.map_index = x.map_index AND n.key = x.key

@@ -19,7 +19,7 @@ $(READY): requirements-dev.lock
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian: apt-get install python3-venv)"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements-dev.lock | cut -d' ' -f1)"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements-dev.lock
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement requirements-dev.lock
 	@touch $(READY)
 
 demo: $(READY)  ## A real Airflow, Postgres and S3: make trouble, run the three DAGs, show what they did (KEEP=1 keeps it up)

@@ -25,7 +25,8 @@ from typing import Any
 from airflow.sdk import dag, task
 
 # `include/` lies beside this file or above it, wherever the bundle was dropped; it joins an `include` that is there.
-_HOME = next(p for p in Path(__file__).absolute().parents if (p / "include" / "xcom_maintenance").is_dir())
+_HERE = Path(__file__).absolute()
+_HOME = next((p for p in _HERE.parents if (p / "include" / "xcom_maintenance").is_dir()), _HERE.parent)
 sys.path += [str(_HOME)] if str(_HOME) not in sys.path else []
 import include
 

@@ -38,6 +38,8 @@ _Days = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=36_500, allow
 _Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
 _Positive = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 _Seconds = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=86_400, allow_inf_nan=False)]
+#: For these null means the same as leaving them out: what Airflow itself is configured with.
+_DERIVED = frozenset({"blob_base_path", "report_path"})
 _Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
 _Globs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_one_or_many), Field(min_length=1)]
 _Text = Annotated[str, Field(min_length=1)]
@@ -244,7 +246,7 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
                     setting=name,
                     remedy=_did_you_mean(name, known) + "Known settings: " + ", ".join(known),
                 )
-            if name not in values:
+            if name not in values and not (value is None and name in _DERIVED):
                 values[name], sources[name] = value, layer.name
     try:
         return Resolved(Settings.model_validate(values), sources)

@@ -12,12 +12,12 @@ from include.xcom_maintenance.blobs.s3 import S3BlobStore
 from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri, InvalidBlobUri
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
-from include.xcom_maintenance.settings import Settings
+from include.xcom_maintenance.settings import Layer, Resolved, Settings
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-_SETTING = "blob_base_path"
+_STOCK_BACKEND = "[common.io] xcom_objectstorage_path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +70,26 @@ def open_metadata(settings: Settings) -> PostgresMetadataStore:
     )
 
 
-def open_blobs(settings: Settings) -> ConfiguredBlobs | None:
+def airflow_layers() -> list[Layer]:
+    """What Airflow's own configuration says, for the settings that are left out."""
+    home = os.path.abspath(os.environ.get("AIRFLOW_HOME") or os.path.expanduser("~/airflow"))
+    stock = _configuration("xcom_objectstorage_path")
+    return [
+        Layer(_STOCK_BACKEND, {"blob_base_path": stock} if stock else {}),
+        # A folder of the machine: good for one worker, to be set for several.
+        Layer("AIRFLOW_HOME", {"report_path": f"file://{home}/xcom_maintenance_reports"}),
+    ]
+
+
+def open_blobs(resolved: Resolved) -> ConfiguredBlobs | None:
     """The blob store below the configured base path, or None if neither we nor Airflow has one.
 
     :raises ConfigurationError: if the base path or its connection cannot be used.
     """
-    text = settings.blob_base_path
-    setting = _SETTING
+    settings, text = resolved.settings, resolved.settings.blob_base_path
     if text is None:
-        text, setting = stock_base_path(), "[common.io] xcom_objectstorage_path"
-        if not text:
-            return None
+        return None
+    setting = _STOCK_BACKEND if resolved.sources.get("blob_base_path") == _STOCK_BACKEND else "blob_base_path"
     base = BasePath.parse(text, setting=setting)
     store: BlobStore
     if base.uri.scheme == "s3":
@@ -94,11 +103,6 @@ def open_blobs(settings: Settings) -> ConfiguredBlobs | None:
             remedy="Supported are s3:// and file://",
         )
     return ConfiguredBlobs(store, _state_store_prefixes(base))
-
-
-def stock_base_path() -> str:
-    """Where the stock XComObjectStorageBackend is configured to write; empty if it is not."""
-    return _configuration("xcom_objectstorage_path")
 
 
 def _state_store_prefixes(base: BasePath) -> tuple[str, ...]:
@@ -146,7 +150,7 @@ def report_root(settings: Settings) -> ObjectStoragePath:
     """
     from airflow.sdk import ObjectStoragePath
 
-    text = settings.report_path or default_report_path()
+    text = settings.report_path or ""
     try:
         return ObjectStoragePath(text)
     except Exception as error:
@@ -155,9 +159,3 @@ def report_root(settings: Settings) -> ObjectStoragePath:
             setting="report_path",
             remedy="Set it to a path such as file:///opt/airflow/reports or s3://conn_id@bucket/reports",
         ) from error
-
-
-def default_report_path() -> str:
-    """A folder of the machine: good for one worker, to be set for several."""
-    home = os.environ.get("AIRFLOW_HOME") or os.path.expanduser("~/airflow")
-    return f"file://{os.path.abspath(home)}/xcom_maintenance_reports"

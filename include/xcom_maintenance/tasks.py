@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from include.xcom_maintenance import settings as configuration
@@ -82,7 +82,7 @@ def _run(
             metadata = stack.enter_context(stores.open_metadata(settings))
             with report.phase("check"):
                 identity = metadata.check(may_delete=may_delete and settings.mode == "enforce")
-                configured = stores.open_blobs(settings) if needs_blobs else None
+                configured = stores.open_blobs(resolved) if needs_blobs else None
                 if configured is not None:
                     configured.store.check()
             job = Job(
@@ -106,11 +106,11 @@ def _run(
 
 
 def _resolve(params: Mapping[str, Any]) -> configuration.Resolved:
-    return configuration.resolve([layer() for layer in _layers(params)])
+    return configuration.resolve([*(read() for read in _sources(params)), *stores.airflow_layers()])
 
 
-def _layers(params: Mapping[str, Any]) -> list[Callable[[], configuration.Layer]]:
-    """The sources of settings, the strongest first; each is read when it is called."""
+def _sources(params: Mapping[str, Any]) -> list[Callable[[], configuration.Layer]]:
+    """Where users set settings, the strongest first; each is read when it is called."""
     from airflow.sdk import Variable
 
     return [
@@ -141,12 +141,10 @@ def _record(report: Report, error: Exception, place: ReportPlace | None, params:
 def _fallback_place(report: Report, params: Mapping[str, Any]) -> ReportPlace:
     """Where the report goes if the settings are wrong: the report path alone may still be right."""
     path = None
-    for layer in _layers(params):
-        try:
-            path = path or layer().values.get("report_path")
-        except ConfigurationError:
-            continue
-    only = configuration.resolve([configuration.Layer("", {"report_path": path} if path else {})])
+    for read in _sources(params):
+        with suppress(ConfigurationError):
+            path = path or read().values.get("report_path")
+    only = configuration.resolve([configuration.Layer("", {"report_path": path}), *stores.airflow_layers()])
     return ReportPlace(stores.report_root(only.settings), report.dag_id, report.run_id)
 
 

@@ -164,6 +164,9 @@ def test_a_reference_that_cannot_be_read_is_an_error_that_shows_no_value(
     store: MetadataStore, history: History
 ) -> None:
     run = history.run("a", 1)
+    for number, harmless in enumerate(("https://bucket/xcom//page", "s3://other/bucket/xcom/..", "bucket/xcom/..")):
+        history.xcom(run, harmless, age_days=1, key=str(number))
+    assert list(store.references(BASE)) == []
     history.xcom(run, "s3://bucket/xcom/../hidden/value", age_days=1)
     with pytest.raises(UnparsableReference, match="dag_id='a'") as caught:
         list(store.references(BASE))

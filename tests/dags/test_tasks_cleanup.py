@@ -270,12 +270,13 @@ def test_a_run_larger_than_a_batch_is_deleted_in_several_transactions(bundle: Bu
     assert outcome.report["headline"]["transactions"] == 3
 
 
-def test_the_report_says_where_each_setting_came_from(bundle: Bundle, history: History) -> None:
+def test_the_report_says_where_each_setting_came_from(bundle: Bundle, bucket: Bucket, history: History) -> None:
     bundle.variable = {"max_age_days": 14, "min_runs": 2}
     settings = bundle.run("xcom_cleanup", max_age_days=30).succeeded().report["settings"]
     assert settings["max_age_days"] == {"value": 30, "source": "trigger form"}
     assert settings["min_runs"] == {"value": 2, "source": "Variable xcom_maintenance"}
     assert settings["batch_rows"] == {"value": 10_000, "source": "default"}
+    assert settings["blob_base_path"] == {"value": bucket.base, "source": "[common.io] xcom_objectstorage_path"}
 
 
 def test_the_plan_of_a_report_is_never_carried_out(bundle: Bundle, history: History) -> None:
@@ -288,3 +289,26 @@ def test_the_plan_of_a_report_is_never_carried_out(bundle: Bundle, history: Hist
     with pytest.raises(AirflowSkipException):
         bundle.task("xcom_cleanup", "apply", planned, run_id="r", mode="enforce")
     assert len(history.rows()) == 1
+
+
+def test_a_base_path_of_another_database_is_refused_and_no_row_deleted(
+    bundle: Bundle, bucket: Bucket, history: History
+) -> None:
+    """A copy of the production database, in staging, still points at the production bucket."""
+    old = history.run("a", 30)
+    history.xcom(old, bucket.blob(old, age_days=30), age_days=30)
+    history.run("a", 1)
+    bucket.put("xcom/.xcom-maintenance-owner.json", b'{"owner": "7000000000000000000/production"}')
+    keys = bucket.listing()
+    outcome = bundle.run("xcom_cleanup", mode="enforce")
+    assert "7000000000000000000/production" in str(outcome.error)
+    assert outcome.report["status"] == "refused"
+    assert len(history.rows()) == 1
+    assert bucket.listing() == keys
+
+
+def test_a_null_base_path_means_what_airflow_is_configured_with(
+    bundle: Bundle, bucket: Bucket, history: History
+) -> None:
+    bundle.variable = {"blob_base_path": None, "report_path": bundle.report_path}
+    assert bundle.run("xcom_cleanup").succeeded().report["settings"]["blob_base_path"]["value"] == bucket.base

@@ -6,12 +6,11 @@ from include.xcom_maintenance.core.guard import (
     CleanupFigures,
     ReconciliationFigures,
     judge_cleanup,
+    judge_owner,
     judge_reconciliation,
 )
 
-FINE = ReconciliationFigures(
-    recognised_blobs=10_000, orphan_blobs=2_000, references=8_000, unparsable=None, marked_owner="we", owner="we"
-)
+FINE = ReconciliationFigures(recognised_blobs=10_000, orphan_blobs=2_000, references=8_000, unparsable=None)
 
 
 def objections(figures: ReconciliationFigures) -> list[str]:
@@ -20,12 +19,10 @@ def objections(figures: ReconciliationFigures) -> list[str]:
 
 def test_a_plausible_reconciliation_passes() -> None:
     assert objections(FINE) == []
-    assert objections(replace(FINE, marked_owner=None)) == []
     assert objections(replace(FINE, recognised_blobs=0, orphan_blobs=0, references=0)) == []
 
 
 def test_an_implausible_reconciliation_does_not_pass() -> None:
-    assert objections(replace(FINE, marked_owner="others")) == ["metadata_conn_id"]
     assert objections(replace(FINE, unparsable="somewhere")) == ["blob_base_path"]
     assert objections(replace(FINE, references=0)) == ["blob_base_path"]
     assert objections(replace(FINE, orphan_blobs=5_001)) == ["max_orphan_share"]
@@ -44,3 +41,8 @@ def test_limits_of_a_cleanup_apply_only_where_they_are_set() -> None:
     ]
     assert judge_cleanup(figures, max_rows=9_000, max_share=0.9) == []
     assert judge_cleanup(CleanupFigures(0, 0), max_rows=1, max_share=0.1) == []
+
+
+def test_a_base_path_of_another_owner_is_an_objection() -> None:
+    assert judge_owner(None, "we") == judge_owner("we", "we") == []
+    assert [objection.setting for objection in judge_owner("others", "we")] == ["metadata_conn_id"]

@@ -109,6 +109,15 @@ class BasePath:
             and len(uri.key) > len(self.prefix)
         )
 
+    def claims(self, text: str) -> bool:
+        """Whether a text names something below the base path, even if it cannot be parsed."""
+        match = _URI.fullmatch(text)
+        if match is None:
+            return False
+        scheme, authority, key = match.group(1).lower(), match.group(2), match.group(3) or ""
+        place = f"{authority.rpartition('@')[2]}/{key}"
+        return _SAME_SCHEME.get(scheme, scheme) == self.uri.scheme and place.startswith(self.marker)
+
     def blob(self, relative_key: str) -> BlobUri:
         """The address of a key given relative to the base path."""
         return BlobUri(self.uri.scheme, self.uri.bucket, self.prefix + relative_key, self.uri.conn_id)

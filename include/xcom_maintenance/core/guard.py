@@ -38,10 +38,23 @@ class ReconciliationFigures:
     references: int
     #: Where a row was found whose reference cannot be read; None if there is none.
     unparsable: str | None
-    #: Who owns the base path as its marker says; None if there is no marker yet.
-    marked_owner: str | None
-    #: Who we are.
-    owner: str
+
+
+def judge_owner(marked: str | None, owner: str) -> list[Objection]:
+    """Objections to deleting blobs below a base path.
+
+    :param marked: who owns the base path as its marker says; None if there is no marker yet.
+    :param owner: who we are.
+    """
+    if marked is None or marked == owner:
+        return []
+    return [
+        Objection(
+            f"The blob base path belongs to the metadata database {marked}, but the connection leads to {owner}",
+            "metadata_conn_id",
+            "Correct the connection or the base path. If the database was moved, delete the marker object once",
+        )
+    ]
 
 
 def judge_cleanup(figures: CleanupFigures, *, max_rows: int | None, max_share: float | None) -> list[Objection]:
@@ -70,15 +83,6 @@ def judge_cleanup(figures: CleanupFigures, *, max_rows: int | None, max_share: f
 def judge_reconciliation(figures: ReconciliationFigures, *, max_orphan_share: float) -> list[Objection]:
     """Objections to deleting the orphans of a reconciliation."""
     objections = []
-    if figures.marked_owner is not None and figures.marked_owner != figures.owner:
-        objections.append(
-            Objection(
-                f"The base path belongs to the metadata database {figures.marked_owner}, but the connection leads to "
-                f"{figures.owner}",
-                "metadata_conn_id",
-                "Correct the connection or the base path. If the database was moved, delete the marker object once",
-            )
-        )
     if figures.unparsable is not None:
         objections.append(
             Objection(

@@ -16,10 +16,11 @@ from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.errors import PartialFailure
-from include.xcom_maintenance.core.guard import CleanupFigures, judge_cleanup
+from include.xcom_maintenance.core.guard import CleanupFigures, judge_cleanup, judge_owner
 from include.xcom_maintenance.core.records import Blob, RunCutoff
 from include.xcom_maintenance.core.retention import Reason, RunVerdict, judge_runs
 from include.xcom_maintenance.jobs.job import Job, Progress
+from include.xcom_maintenance.jobs.ownership import claim, marked_owner
 from include.xcom_maintenance.jobs.sweep import Swept, sweep
 from include.xcom_maintenance.reports.place import ManifestWriter
 from include.xcom_maintenance.reports.report import Table
@@ -56,7 +57,9 @@ def plan(job: Job) -> None:
     tally.describe(job)
     with report.phase("guard"):
         figures = CleanupFigures(tally.total.rows, job.metadata.row_count_estimate())
-        job.object_to(judge_cleanup(figures, max_rows=settings.max_delete_rows, max_share=settings.max_delete_share))
+        owner = judge_owner(marked_owner(job.blobs), job.identity.owner) if job.blobs else []
+        limits = judge_cleanup(figures, max_rows=settings.max_delete_rows, max_share=settings.max_delete_share)
+        job.object_to(owner + limits)
     report.finish("planned" if job.enforcing else "reported")
 
 
@@ -185,6 +188,7 @@ def apply(job: Job) -> None:
     job.log.info("Deleted %s rows (%s bytes) in %s transactions", f"{rows:,}", f"{size:,}", f"{transactions:,}")
     failed = 0
     if job.blobs is not None:
+        claim(job.blobs, job.identity)
         with report.phase("purge blobs"):
             swept = _purge(job, job.blobs, job.place.read_manifest())
         report.headline |= {"blobs_deleted": swept.deleted, "blob_bytes_deleted": swept.deleted_bytes}

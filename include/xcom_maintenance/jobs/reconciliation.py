@@ -15,17 +15,16 @@ from typing import IO, Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.errors import ConfigurationError, PartialFailure
-from include.xcom_maintenance.core.guard import ReconciliationFigures, judge_reconciliation
+from include.xcom_maintenance.core.guard import ReconciliationFigures, judge_owner, judge_reconciliation
 from include.xcom_maintenance.core.orphans import BlobKind, FoundBlob, UnmatchedReference, match
 from include.xcom_maintenance.core.records import Blob, RowReference
 from include.xcom_maintenance.jobs.job import Job, Progress
+from include.xcom_maintenance.jobs.ownership import OWNER_MARKER, claim, marked_owner
 from include.xcom_maintenance.jobs.sweep import sweep
 from include.xcom_maintenance.metadata.port import UnparsableReference
 from include.xcom_maintenance.reports.place import ManifestWriter
 from include.xcom_maintenance.reports.report import Table
 
-#: The object that ties a base path to one metadata database.
-OWNER_MARKER = ".xcom-maintenance-owner.json"
 #: References whose blob the listing did not show are looked up again, this many at once.
 _CHECK_AT_ONCE = 500
 
@@ -42,7 +41,7 @@ def find(job: Job) -> None:
     """
     blobs = _blobs(job)
     report, settings = job.report, job.settings
-    marked_owner = _marked_owner(blobs)
+    owner = marked_owner(blobs)
     found = _Findings(job)
     unparsable: str | None = None
     # The references are put aside first, so that a long listing never holds a transaction open in the database.
@@ -80,10 +79,11 @@ def find(job: Job) -> None:
             orphan_blobs=found.count[BlobKind.ORPHAN],
             references=references,
             unparsable=unparsable,
-            marked_owner=marked_owner,
-            owner=job.identity.owner,
         )
-        job.object_to(judge_reconciliation(figures, max_orphan_share=settings.max_orphan_share))
+        job.object_to(
+            judge_owner(owner, job.identity.owner)
+            + judge_reconciliation(figures, max_orphan_share=settings.max_orphan_share)
+        )
     report.finish("planned" if job.enforcing else "reported")
 
 
@@ -96,16 +96,6 @@ def _blobs(job: Job) -> BlobStore:
             "configure [common.io] xcom_objectstorage_path",
         )
     return job.blobs
-
-
-def _marked_owner(blobs: BlobStore) -> str | None:
-    content = blobs.get(OWNER_MARKER)
-    if content is None:
-        return None
-    try:
-        return str(json.loads(content)["owner"])
-    except (ValueError, KeyError, TypeError):
-        return "unknown (its marker cannot be read)"
 
 
 def _spool(references: Iterable[RowReference], spool: IO[str], progress: Progress) -> int:
@@ -332,8 +322,7 @@ def apply(job: Job) -> None:
             setting="blob_base_path",
             remedy="The configuration changed while the run was under way; run the DAG again",
         )
-    if _marked_owner(blobs) is None:
-        blobs.put(OWNER_MARKER, json.dumps({"owner": job.identity.owner}).encode())
+    claim(blobs, job.identity)
     with job.report.phase("sweep"):
         swept = sweep(
             (_candidate(line) for line in manifest if line["kind"] == "orphan"),

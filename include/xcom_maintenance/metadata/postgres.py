@@ -36,7 +36,6 @@ _STATES = {"run_states": list(FINISHED_RUN_STATES), "task_states": list(FINISHED
 #: Local to the transaction, which survives a pooler that hands connections round.
 _SET_TIMEOUTS = """SELECT set_config('lock_timeout', %(lock_timeout)s, true),
     set_config('statement_timeout', %(statement_timeout)s, true), set_config('jit', 'off', true)"""
-_STARTS_LIKE_A_REFERENCE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
 class PostgresMetadataStore:
@@ -320,12 +319,13 @@ def _reference(
 ) -> RowReference | None:
     """A reference below ``base``, or None for a mere mention of another bucket or path.
 
-    :param token: the JSON string in which it was found; one that is a URI from its first letter must be readable.
+    :param token: the JSON string in which it was found; one that names something below ``base``, and is no sentence, must
+        be readable.
     """
     try:
         uri = BlobUri.parse(text)
     except InvalidBlobUri as why:
-        if text == token and _STARTS_LIKE_A_REFERENCE.match(token) and not re.search(r"\s", token):
+        if text == token and base.claims(token) and not re.search(r"\s", token):
             where = f"{table}: dag_id={dag_id!r} run_id={run_id!r} task_id={task_id!r} key={xcom_key!r}"
             raise UnparsableReference(where, str(why)) from None
         return None

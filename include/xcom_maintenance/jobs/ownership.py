@@ -1,0 +1,28 @@
+"""One deployment per base path: a marker object names the metadata database that owns the blobs."""
+
+from __future__ import annotations
+
+import json
+
+from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.core.records import DatabaseIdentity
+
+#: Relative to the base path. Its name is of no backend's layout.
+OWNER_MARKER = ".xcom-maintenance-owner.json"
+
+
+def marked_owner(blobs: BlobStore) -> str | None:
+    """Who owns the base path as its marker says; None if there is no marker."""
+    content = blobs.get(OWNER_MARKER)
+    if content is None:
+        return None
+    try:
+        return str(json.loads(content)["owner"])
+    except (ValueError, KeyError, TypeError):
+        return "unknown (its marker cannot be read)"
+
+
+def claim(blobs: BlobStore, identity: DatabaseIdentity) -> None:
+    """Mark the base path as ours, unless it is marked already."""
+    if marked_owner(blobs) is None:
+        blobs.put(OWNER_MARKER, json.dumps({"owner": identity.owner}).encode())

@@ -319,8 +319,8 @@ def _reference(
 ) -> RowReference | None:
     """A reference below ``base``, or None for a mere mention of another bucket or path.
 
-    :param token: the JSON string in which it was found; one that names something below ``base``, and is no sentence, must
-        be readable.
+    :param token: the JSON string in which it was found; one that names something below ``base``, and is no sentence,
+        must be readable.
     """
     try:
         uri = BlobUri.parse(text)

@@ -80,7 +80,7 @@ def _run(
             place.write(report)  # proves, before any work, that it can be written
         with ExitStack() as stack:
             metadata = stack.enter_context(stores.open_metadata(settings))
-            with report.phase("check"):
+            with report.phase("check" if fresh else "check again"):
                 identity = metadata.check(may_delete=may_delete and settings.mode == "enforce")
                 configured = stores.open_blobs(resolved) if needs_blobs else None
                 if configured is not None:

@@ -312,3 +312,22 @@ def test_a_null_base_path_means_what_airflow_is_configured_with(
 ) -> None:
     bundle.variable = {"blob_base_path": None, "report_path": bundle.report_path}
     assert bundle.run("xcom_cleanup").succeeded().report["settings"]["blob_base_path"]["value"] == bucket.base
+
+
+def test_reports_and_manifests_may_lie_in_a_bucket(bundle: Bundle, bucket: Bucket, history: History) -> None:
+    """Also what a killed run left there is found by the next."""
+    old = history.run("a", 30)
+    reference = bucket.blob(old, age_days=30)
+    history.xcom(old, reference, age_days=30)
+    history.run("a", 1)
+    bundle.report_path = f"s3://aws_xcom@{bucket.name}/some/reports"
+    run_id = "manual__2026-01-01T00:00:00.123456+00:00"
+    bundle.task("xcom_cleanup", "plan", run_id=run_id, mode="enforce")
+    folder = "some/reports/xcom_cleanup/"
+    suffixes = {key.removeprefix(folder + run_id) for key in bucket.listing() if key.startswith(folder)}
+    assert suffixes == {".json", ".md", ".manifest.jsonl.gz"}
+    bucket.put(f"{folder}{run_id}.pending")
+    history.connection.execute("DELETE FROM xcom")
+    bundle.run("xcom_cleanup", mode="enforce", run_id="next")
+    assert not bucket.has(reference)
+    assert not any(key.endswith(".pending") for key in bucket.listing())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from include.xcom_maintenance.core.sizes import human_bytes
@@ -52,8 +53,12 @@ def label(name: str) -> str:
 
 def figure(name: str, value: Any) -> str:
     """A figure for people: byte counts with a unit, numbers with thousands separators."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "-" if value is None else str(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if "bytes" in name.replace("_", " ").split():
         return human_bytes(value)
     return f"{value:,}"

@@ -7,27 +7,22 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import datetime
 from typing import IO, Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.errors import ConfigurationError, PartialFailure
 from include.xcom_maintenance.core.guard import ReconciliationFigures, judge_owner, judge_reconciliation
-from include.xcom_maintenance.core.orphans import BlobKind, FoundBlob, UnmatchedReference, match
+from include.xcom_maintenance.core.orphans import BlobKind, match
 from include.xcom_maintenance.core.records import Blob, RowReference
+from include.xcom_maintenance.jobs.findings import Findings
 from include.xcom_maintenance.jobs.job import Job, Progress
-from include.xcom_maintenance.jobs.ownership import OWNER_MARKER, claim, marked_owner
+from include.xcom_maintenance.jobs.ownership import claim, marked_owner
 from include.xcom_maintenance.jobs.sweep import sweep
 from include.xcom_maintenance.metadata.port import UnparsableReference
-from include.xcom_maintenance.reports.place import ManifestWriter
 from include.xcom_maintenance.reports.report import Table
-
-#: References whose blob the listing did not show are looked up again, this many at once.
-_CHECK_AT_ONCE = 500
-
 
 # -- find --------------------------------------------------
 
@@ -42,7 +37,7 @@ def find(job: Job) -> None:
     blobs = _blobs(job)
     report, settings = job.report, job.settings
     owner = marked_owner(blobs)
-    found = _Findings(job)
+    found = Findings(job)
     unparsable: str | None = None
     # The references are put aside first, so that a long listing never holds a transaction open in the database.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
@@ -112,197 +107,6 @@ def _unspool(spool: IO[str]) -> Iterator[RowReference]:
         if fields["timestamp"] is not None:
             fields["timestamp"] = datetime.fromisoformat(fields["timestamp"])
         yield RowReference(**fields)
-
-
-@dataclass(slots=True)
-class _PerDag:
-    orphans: int = 0
-    orphan_bytes: int = 0
-    oldest: datetime | None = None
-    dangling: int = 0
-
-
-class _Findings:
-    """Counts by kind and by DAG, and the first few of each; never as large as the bucket."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._top = job.settings.top_entries
-        self.count: defaultdict[str, int] = defaultdict(int)
-        self.size: defaultdict[str, int] = defaultdict(int)
-        self.dangling = 0
-        self._dags: defaultdict[str, _PerDag] = defaultdict(_PerDag)
-        self._orphans: list[list[Any]] = []
-        self._dangling: list[list[Any]] = []
-        self._odd: list[list[Any]] = []
-        self._known: dict[str, bool] = {}
-
-    @property
-    def recognised(self) -> int:
-        return sum(n for kind, n in self.count.items() if kind != BlobKind.UNRECOGNISED)
-
-    def take(
-        self,
-        findings: Iterator[FoundBlob | UnmatchedReference],
-        *,
-        blobs: BlobStore,
-        manifest: ManifestWriter,
-        snapshot: datetime,
-    ) -> None:
-        progress = Progress(self._job.log, "Blobs compared")
-        unmatched: list[RowReference] = []
-        for finding in findings:
-            if isinstance(finding, FoundBlob):
-                self._take_blob(finding, manifest, snapshot)
-                progress.add()
-            elif _can_dangle(finding.reference):
-                unmatched.append(finding.reference)
-                if len(unmatched) >= _CHECK_AT_ONCE:
-                    self._take_references(unmatched, blobs, manifest, snapshot)
-                    unmatched = []
-        self._take_references(unmatched, blobs, manifest, snapshot)
-
-    def _take_blob(self, found: FoundBlob, manifest: ManifestWriter, snapshot: datetime) -> None:
-        blob, kind, whose = found.blob, found.kind, found.coordinates
-        if blob.key == OWNER_MARKER:
-            return
-        if kind is BlobKind.ORPHAN and whose is not None and not self._is_known(whose.dag_id):
-            kind = BlobKind.FOREIGN
-        self.count[kind] += 1
-        self.size[kind] += blob.size
-        if kind in {BlobKind.UNRECOGNISED, BlobKind.FOREIGN}:
-            if len(self._odd) < self._top:
-                self._odd.append([blob.key, kind, blob.size, _age(blob.last_modified, snapshot)])
-            return
-        if kind is not BlobKind.ORPHAN or whose is None:
-            return
-        manifest.add(
-            "orphan",
-            key=blob.key,
-            bytes=blob.size,
-            last_modified=blob.last_modified.isoformat() if blob.last_modified else None,
-            version=blob.version,
-            dag_id=whose.dag_id,
-            run_id=whose.run_id,
-            task_id=whose.task_id,
-            reason="no row refers to it",
-        )
-        per_dag = self._dags[whose.dag_id]
-        per_dag.orphans += 1
-        per_dag.orphan_bytes += blob.size
-        if blob.last_modified and (per_dag.oldest is None or blob.last_modified < per_dag.oldest):
-            per_dag.oldest = blob.last_modified
-        if len(self._orphans) < self._top:
-            self._orphans.append([blob.key, whose.dag_id, blob.size, _age(blob.last_modified, snapshot)])
-
-    def _is_known(self, dag_id: str) -> bool:
-        if dag_id not in self._known:
-            self._known[dag_id] = dag_id in self._job.metadata.known_dags([dag_id])
-        return self._known[dag_id]
-
-    def _take_references(
-        self, references: list[RowReference], blobs: BlobStore, manifest: ManifestWriter, snapshot: datetime
-    ) -> None:
-        """Of references without a listed blob, those whose blob is really not there and whose row still is."""
-        if not references:
-            return
-        keys = list(dict.fromkeys(reference.key for reference in references))
-        there = {blob.key for blob in blobs.head(keys)}
-        missing = [key for key in keys if key not in there]
-        still = self._job.metadata.referenced(blobs.base, missing) if missing else set()
-        for reference in references:
-            if reference.key not in still:
-                continue
-            self.dangling += 1
-            self._dags[reference.dag_id].dangling += 1
-            manifest.add("dangling", **asdict(reference))
-            if len(self._dangling) < self._top:
-                self._dangling.append(
-                    [
-                        reference.dag_id,
-                        reference.run_id,
-                        reference.task_id,
-                        reference.map_index,
-                        reference.xcom_key,
-                        reference.stored_bytes,
-                        _age(reference.timestamp, snapshot),
-                        reference.key,
-                    ]
-                )
-
-    def describe(self, references: int) -> None:
-        """Put the findings into the report and the log."""
-        report, count, size = self._job.report, self.count, self.size
-        report.headline = {
-            "blobs": sum(count.values()),
-            "blob_bytes": sum(size.values()),
-            "references": references,
-            "orphan_blobs": count[BlobKind.ORPHAN],
-            "orphan_bytes": size[BlobKind.ORPHAN],
-            "dangling_references": self.dangling,
-            "too_young_to_tell": count[BlobKind.TOO_YOUNG],
-            "foreign_blobs": count[BlobKind.FOREIGN],
-            "unrecognised_objects": count[BlobKind.UNRECOGNISED],
-        }
-        dags = sorted(self._dags.items(), key=lambda item: (-item[1].orphan_bytes, item[0]))[: self._top]
-        snapshot = datetime.now(UTC)
-        report.tables = [
-            Table(
-                "Objects below the base path",
-                ["kind", "objects", "bytes"],
-                [[kind.value, count[kind], size[kind]] for kind in BlobKind],
-                "Only orphans are ever deleted.",
-            ),
-            Table(
-                "By DAG",
-                ["DAG", "orphan blobs", "orphan bytes", "oldest orphan (days)", "dangling references"],
-                [[dag_id, d.orphans, d.orphan_bytes, _age(d.oldest, snapshot), d.dangling] for dag_id, d in dags],
-            ),
-            Table(
-                "Orphan blobs",
-                ["key", "DAG", "bytes", "age (days)"],
-                self._orphans,
-                self._first_of(count[BlobKind.ORPHAN]),
-            ),
-            Table(
-                "Dangling references",
-                ["DAG", "run", "task", "map index", "key", "row bytes", "age (days)", "missing blob"],
-                self._dangling,
-                self._first_of(self.dangling)
-                + "The stock backend hands the path itself to a task that pulls one of these. They are only reported.",
-            ),
-            Table("Foreign and unrecognised objects", ["key", "kind", "bytes", "age (days)"], self._odd),
-        ]
-        self._job.log.info(
-            "%s blobs, %s references: %s orphans (%s bytes), %s dangling references, %s too young to tell, %s foreign, "
-            "%s unrecognised",
-            *(
-                f"{report.headline[name]:,}"
-                for name in (
-                    "blobs",
-                    "references",
-                    "orphan_blobs",
-                    "orphan_bytes",
-                    "dangling_references",
-                    "too_young_to_tell",
-                    "foreign_blobs",
-                    "unrecognised_objects",
-                )
-            ),
-        )
-
-    def _first_of(self, total: int) -> str:
-        return f"The first {self._top} of {total:,}; the manifest names them all. " if total > self._top else ""
-
-
-def _can_dangle(reference: RowReference) -> bool:
-    """A path that is merely mentioned, or kept in an archive table, breaks no task."""
-    return reference.whole and reference.table == "xcom"
-
-
-def _age(moment: datetime | None, now: datetime) -> float | None:
-    """Days, to a tenth."""
-    return None if moment is None else round((now - moment) / timedelta(days=1), 1)
 
 
 # -- apply --------------------------------------------------

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri, InvalidBlobUri
-from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
+from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import (
     Coordinates,
     DatabaseIdentity,
@@ -30,6 +30,7 @@ from include.xcom_maintenance.metadata.port import (
     TableHealth,
     UnparsableReference,
 )
+from include.xcom_maintenance.metadata.postgres_errors import translated
 
 _FETCH = 5_000
 _STATES = {"run_states": list(FINISHED_RUN_STATES), "task_states": list(FINISHED_TASK_STATES)}
@@ -252,7 +253,7 @@ class PostgresMetadataStore:
 
         On a connection of its own, so that other statements can run while the rows come.
         """
-        with _translated(self._setting), closing(self._open()) as connection:
+        with translated(self._setting), closing(self._open()) as connection:
             with connection.cursor() as cursor:
                 cursor.execute(_SET_TIMEOUTS, self._timeouts)
             with connection.cursor(name=f"xcom_{uuid.uuid4().hex}") as cursor:
@@ -263,7 +264,7 @@ class PostgresMetadataStore:
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
         """One transaction with its own timeouts."""
-        with _translated(self._setting):
+        with translated(self._setting):
             if self._connection is None:
                 self._connection = self._open()
             try:
@@ -344,53 +345,3 @@ def _reference(
         stored_bytes=stored_bytes,
         whole=whole,
     )
-
-
-@contextmanager
-def _translated(setting: str) -> Iterator[None]:
-    """Turn the driver's errors into ours. Only the primary message is kept: details can quote values."""
-    try:
-        yield
-    except MaintenanceError:
-        raise
-    except Exception as error:
-        state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-        if not type(error).__module__.startswith("psycopg"):
-            raise
-        message = getattr(getattr(error, "diag", None), "message_primary", None)
-        raise _explain(error, state, message, setting) from None
-
-
-def _explain(error: Exception, state: str | None, message: str | None, setting: str) -> MaintenanceError:
-    """The error for a state of https://www.postgresql.org/docs/current/errcodes-appendix.html.
-
-    A connection that fails has no state with every driver, only a text.
-    """
-    whole = str(error).strip()
-    text = (message or whole or type(error).__name__).splitlines()[0]
-    state = state or ""
-    kind: type[MaintenanceError] = MaintenanceError
-    if state == "42501":
-        kind, problem = ConfigurationError, f"The metadata database refused: {text}"
-        remedy = "Grant the role of the connection what is missing"
-    elif state == "55P03":
-        kind, problem = StoreUnavailable, "A lock on the metadata database was not granted in time"
-        setting, remedy = "lock_timeout_seconds", "Nothing of this batch was changed; the task is retried"
-    elif state == "57014":
-        kind, problem = StoreUnavailable, "A statement on the metadata database took too long and was cancelled"
-        setting = "statement_timeout_seconds"
-        remedy = "Nothing of this batch was changed; lower batch_rows or raise the timeout"
-    elif state.startswith("28") or "authentication failed" in whole or "no password supplied" in whole:
-        kind = ConfigurationError
-        problem = "The metadata database refused the login and password of the connection"
-        remedy = "Correct the connection's login and password"
-    elif re.search(r'(database|role) "[^"]*" does not exist', whole):
-        kind, problem = ConfigurationError, f"The metadata database cannot be opened: {text}"
-        remedy = "Correct the connection's schema (the name of the database) and login"
-    elif not state or state[:2] in {"08", "57", "53"}:
-        kind, problem = StoreUnavailable, f"The metadata database cannot be reached: {text}"
-        remedy = "Check the connection's host and port, and that the workers may connect to the database"
-    else:
-        problem = f"The metadata database answered with error {state}: {text}"
-        remedy = "Nothing of this batch was changed"
-    return kind(problem, setting=setting, remedy=remedy)

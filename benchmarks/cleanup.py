@@ -120,7 +120,7 @@ def _ours(server: PostgresServer, name: str) -> tuple[float, float]:
             lock_timeout=settings.lock_timeout_seconds,
             statement_timeout=settings.statement_timeout_seconds,
         ) as metadata:
-            identity = metadata.check(may_delete=True)
+            identity = metadata.check(may_delete=True, reads_references=False)
             job = Job(settings, metadata, identity, None, report, place)
             cleanup.plan(job)
             place.write(report)

@@ -86,7 +86,7 @@ def take_snapshot(stack: Stack) -> Snapshot:
         rows = {
             (dag_id, run_id, task_id, map_index, key): Row(size, digest, pushed, blob_key(text))
             for dag_id, run_id, task_id, map_index, key, size, digest, pushed, text in connection.execute(
-                "SELECT dag_id, run_id, task_id, map_index, key, pg_column_size(xcom.*),"
+                "SELECT dag_id, run_id, task_id, map_index, key, coalesce(pg_column_size(value), 0),"
                 " md5(xcom::text), timestamp,"
                 " CASE WHEN jsonb_typeof(value) = 'string' THEN value #>> '{}' END"
                 " FROM xcom WHERE dag_id = ANY(%s)",

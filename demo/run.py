@@ -116,7 +116,7 @@ def _table(screen: Screen, before: Snapshot, after: Snapshot) -> None:
         old = len(snapshot.orphans_older_than(GRACE))
         return {
             "rows in the xcom table": len(snapshot.rows),
-            "bytes in these rows": snapshot.row_bytes,
+            "bytes of their values": snapshot.row_bytes,
             "blobs": len(snapshot.blobs),
             "bytes in these blobs": snapshot.blob_bytes,
             f"orphan blobs older than {GRACE.days} days": old,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +20,8 @@ from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.retention import Rule
 
 VARIABLE = "xcom_maintenance"
+MODES = ("report", "enforce")
+DELETING_DAGS = frozenset({"xcom_cleanup", "xcom_orphan_reconciliation"})
 FILE = Path(__file__).parent.parent / "xcom_maintenance.yaml"
 
 
@@ -30,6 +32,20 @@ def _no_bool(value: object) -> object:
     return value
 
 
+def _mode(value: object) -> object:
+    """One mode for all DAGs, or a mode for each by its id; a DAG that is left out reports."""
+    by_dag = value if isinstance(value, dict) else {"all": value}
+    wrong = [mode for mode in by_dag.values() if mode not in MODES]
+    if wrong:
+        raise ValueError(f"must be 'report' or 'enforce', not {wrong[0]!r}")
+    unknown = set(by_dag) - DELETING_DAGS - {"all"}
+    if unknown:
+        raise ValueError(
+            f"no DAG {sorted(unknown)[0]!r} deletes anything; these do: {', '.join(sorted(DELETING_DAGS))}"
+        )
+    return value
+
+
 def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -37,7 +53,8 @@ def _one_or_many(value: object) -> object:
 _Days = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=36_500, allow_inf_nan=False)]
 _Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
 _Positive = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-_Seconds = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=86_400, allow_inf_nan=False)]
+#: Not below a tenth of a second: Postgres takes whole milliseconds, and zero for no limit.
+_Seconds = Annotated[float, BeforeValidator(_no_bool), Field(ge=0.1, le=86_400, allow_inf_nan=False)]
 #: For these null means the same as leaving them out: what Airflow itself is configured with.
 _DERIVED = frozenset({"blob_base_path", "report_path"})
 _Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
@@ -80,8 +97,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    #: report changes nothing; enforce deletes.
-    mode: Literal["report", "enforce"] = "report"
+    #: report changes nothing; enforce deletes. One for all DAGs, or by DAG id.
+    mode: Annotated[str | dict[str, str], BeforeValidator(_mode)] = "report"
     #: A Postgres Connection to the metadata database: tasks cannot use Airflow's own.
     metadata_conn_id: _Text = "airflow_metadata_db"
     #: A schema revision that is not known to the bundle, and that the user vouches for.
@@ -120,12 +137,24 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        for number, rule in enumerate(self.rules()):
+        if self.max_runs is not None and self.min_runs > self.max_runs:
+            raise ValueError(f"min_runs ({self.min_runs}) is above max_runs ({self.max_runs})")
+        rules = self.rules()
+        for number, rule in enumerate(rules):
             if not rule.hold and rule.max_runs is not None and rule.min_runs > rule.max_runs:
                 raise ValueError(
                     f"rule {number} of retention: min_runs ({rule.min_runs}) is above max_runs ({rule.max_runs})"
                 )
+            if "*" in rule.dag_ids and not rule.exclude_dag_ids and number + 1 < len(rules):
+                raise ValueError(
+                    f"rule {number} of retention matches every DAG, so rule {number + 1} is never tried: "
+                    "the first rule that matches decides, so put it last"
+                )
         return self
+
+    def mode_of(self, dag_id: str) -> str:
+        """The mode of a DAG: ``report`` or ``enforce``."""
+        return self.mode.get(dag_id, "report") if isinstance(self.mode, dict) else self.mode
 
     def rules(self) -> tuple[Rule, ...]:
         """The retention rules, completed from the settings that they inherit."""
@@ -165,9 +194,16 @@ class Resolved:
 
     def described(self) -> dict[str, dict[str, Any]]:
         """For the report: setting -> value and source."""
-        values = self.settings.model_dump(mode="json", exclude_unset=False)
-        values["retention"] = [rule.model_dump(mode="json", exclude_unset=True) for rule in self.settings.retention]
+        values = self.settings.model_dump(mode="json")
+        values["retention"] = [_described(rule) for rule in self.settings.rules()]
         return {name: {"value": value, "source": self.sources.get(name, "default")} for name, value in values.items()}
+
+
+def _described(rule: Rule) -> dict[str, Any]:
+    """A rule with everything that it inherits, in the words in which it is written."""
+    fields = asdict(rule)
+    age = fields.pop("max_age")
+    return {**fields, "max_age_days": None if age is None else age / timedelta(days=1)}
 
 
 def form_layer(params: Mapping[str, Any]) -> Layer:
@@ -252,7 +288,10 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
         return Resolved(Settings.model_validate(values), sources)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
-        names = list(dict.fromkeys(str(p["loc"][0]) if p["loc"] else "retention" for p in problems))
+        if any(problem["loc"][:1] == ("retention",) and len(problem["loc"]) > 1 for problem in problems):
+            # A rule that is wrong by itself is left out of the count, which is not worth a second complaint.
+            problems = [problem for problem in problems if problem["loc"] != ("retention",)]
+        names = list(dict.fromkeys(str(p["loc"][0]) if p["loc"] else "min_runs, max_runs, retention" for p in problems))
         raise ConfigurationError(
             "; ".join(_problem(problem, sources) for problem in problems),
             setting=", ".join(names),
@@ -260,17 +299,31 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
         ) from None
 
 
+#: What to say instead of pydantic's words for Python's types.
+_MESSAGES = {
+    "tuple_type": "must be a list",
+    "model_type": "must be a rule, which is an object of settings by name",
+    "string_type": "must be a text",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "extra_forbidden": "there is no such setting in a rule",
+    "too_short": "a policy needs at least one rule",
+}
+
+
 def _problem(problem: Any, sources: Mapping[str, str]) -> str:
-    path = ".".join(str(part) for part in problem["loc"]) or "retention"
-    source = sources.get(path.split(".", maxsplit=1)[0], "default")
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "too_short" and path == "retention":
-        message = "a policy needs at least one rule"
-    if problem["type"] == "extra_forbidden":
-        message = "there is no such setting in a rule"
+    message = _MESSAGES.get(problem["type"], str(problem["msg"]).removeprefix("Value error, "))
+    if problem["type"] == "too_short" and problem["loc"] != ("retention",):
+        message = "must not be empty"
+    if not problem["loc"]:  # about several settings at once
+        return message
+    path = ".".join(str(part) for part in problem["loc"])
     given = problem.get("input")
     shown = f" (given: {given!r})" if isinstance(given, int | float | str) else ""
-    return f"{path} from the {source}: {message}{shown}"
+    return f"{path} from the {sources.get(str(problem['loc'][0]), 'default')}: {message}{shown}"
 
 
 def _remedy(name: str) -> str:

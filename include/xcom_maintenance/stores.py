@@ -105,6 +105,26 @@ def open_blobs(resolved: Resolved) -> ConfiguredBlobs | None:
     return ConfiguredBlobs(store, _state_store_prefixes(base))
 
 
+def doubts(resolved: Resolved, configured: ConfiguredBlobs) -> list[str]:
+    """What looks like a mistake in the blob base path but may be meant; for the report."""
+    found = []
+    base, stock = configured.store.base, _configuration("xcom_objectstorage_path")
+    if stock and resolved.sources.get("blob_base_path") != _STOCK_BACKEND and not _is(base, stock):
+        found.append(
+            f"The blob base path {base} is not the one that Airflow's own XCom backend is configured with ({stock})."
+        )
+    if next(configured.store.list(), None) is None:
+        found.append(f"There is not a single object below the blob base path {base}: is it the right one?")
+    return found
+
+
+def _is(base: BasePath, text: str) -> bool:
+    try:
+        return BasePath.parse(text, setting=_STOCK_BACKEND) == base
+    except ConfigurationError:
+        return False
+
+
 def _state_store_prefixes(base: BasePath) -> tuple[str, ...]:
     text = _configuration("state_store_objectstorage_path")
     try:
@@ -151,11 +171,33 @@ def report_root(settings: Settings) -> ObjectStoragePath:
     from airflow.sdk import ObjectStoragePath
 
     text = settings.report_path or ""
+    remedy = "Set it to a path such as file:///opt/airflow/reports or s3://conn_id@bucket/reports"
+    try:
+        uri = BlobUri.parse(text)
+    except InvalidBlobUri as why:
+        # A relative path would lead to another folder on every worker.
+        raise ConfigurationError(
+            f"The report path {text!r} cannot be used: {why}", setting="report_path", remedy=remedy
+        ) from None
+    if settings.blob_base_path and _lies_below(uri, settings.blob_base_path):
+        raise ConfigurationError(
+            f"The report path {text!r} lies below the blob base path",
+            setting="report_path",
+            remedy="Put the reports beside the blobs, not among them",
+        )
     try:
         return ObjectStoragePath(text)
     except Exception as error:
         raise ConfigurationError(
             f"The report path {text!r} cannot be used: {type(error).__name__}",
             setting="report_path",
-            remedy="Set it to a path such as file:///opt/airflow/reports or s3://conn_id@bucket/reports",
+            remedy=remedy,
         ) from error
+
+
+def _lies_below(uri: BlobUri, base_path: str) -> bool:
+    try:
+        base = BasePath.parse(base_path, setting="blob_base_path")
+    except ConfigurationError:
+        return False  # said elsewhere, in its own words
+    return uri == base.uri or base.contains(uri)

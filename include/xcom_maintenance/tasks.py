@@ -74,17 +74,21 @@ def _run(
         if not fresh:
             report = place.read() or report
             report.error = None  # of an attempt before this one
-        report.mode = settings.mode
+        report.mode = settings.mode_of(report.dag_id)
         report.settings = resolved.described()
         if fresh:
             place.write(report)  # proves, before any work, that it can be written
         with ExitStack() as stack:
             metadata = stack.enter_context(stores.open_metadata(settings))
             with report.phase("check" if fresh else "check again"):
-                identity = metadata.check(may_delete=may_delete and settings.mode == "enforce")
                 configured = stores.open_blobs(resolved) if needs_blobs else None
+                identity = metadata.check(
+                    may_delete=may_delete and report.mode == "enforce", reads_references=configured is not None
+                )
                 if configured is not None:
                     configured.store.check()
+                    if fresh:
+                        report.warnings += stores.doubts(resolved, configured)
             job = Job(
                 settings=settings,
                 metadata=metadata,
@@ -100,7 +104,7 @@ def _run(
     except Exception as error:
         _record(report, error, place, params)
         if isinstance(error, ConfigurationError | ImplausiblePlan):
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(str(error)) from None
         raise
     return _summary(report, place)
 

@@ -15,8 +15,8 @@ def mode() -> Param:
         type=["null", "string"],
         enum=[None, "report", "enforce"],
         title="Mode",
-        values_display={"report": "report: change nothing", "enforce": "enforce: delete"},
-        description=f"{_AS_CONFIGURED} Reporting writes the same plan and changes nothing.",
+        values_display={"null": "as configured", "report": "report: change nothing", "enforce": "enforce: delete"},
+        description="Reporting writes the same plan and changes nothing.",
     )
 
 
@@ -66,6 +66,12 @@ def cleanup() -> dict[str, Param]:
             minimum=1,
         ),
         "max_delete_rows": integer("Row limit", "Stop, and change nothing, above this many rows.", minimum=1),
+        "max_delete_share": number(
+            "Row limit (share)",
+            "Stop, and change nothing, above this share of all rows.",
+            exclusiveMinimum=0,
+            maximum=1,
+        ),
         **places(),
         **blob_places(),
     }

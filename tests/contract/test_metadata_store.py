@@ -36,7 +36,7 @@ def older_than(run: SeededRun, days: float, *, keep_latest_value: bool = False) 
 
 
 def test_a_migrated_database_passes_the_check(store: MetadataStore) -> None:
-    identity = store.check(may_delete=True)
+    identity = store.check(may_delete=True, reads_references=True)
     assert identity.cluster.isdigit()
     assert identity.schema_revision == "d2f4e1b3c5a7"
     assert abs(store.now() - NOW) < timedelta(hours=1)
@@ -236,13 +236,13 @@ def test_a_database_that_is_not_a_known_airflow_is_refused(
 ) -> None:
     history.connection.execute(statement)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=message):
-        store.check(may_delete=False)
+        store.check(may_delete=False, reads_references=True)
 
 
 def test_a_revision_that_the_user_vouches_for_is_accepted(database: Database, history: History) -> None:
     history.connection.execute("UPDATE alembic_version SET version_num = 'ffff'")
     with database.store(accepted_revision="ffff") as store:
-        assert store.check(may_delete=False).schema_revision == "ffff"
+        assert store.check(may_delete=False, reads_references=True).schema_revision == "ffff"
 
 
 def test_a_role_that_may_only_read_is_refused_for_deleting_and_told_the_grant(
@@ -254,10 +254,10 @@ def test_a_role_that_may_only_read_is_refused_for_deleting_and_told_the_grant(
     )
     try:
         with database.store(lambda: database.connect(user="reader", password="pw")) as store:
-            store.check(may_delete=False)
+            store.check(may_delete=False, reads_references=True)
             assert store.known_dags(["a"]) == set()
             with pytest.raises(ConfigurationError, match='GRANT DELETE ON xcom TO "reader"'):
-                store.check(may_delete=True)
+                store.check(may_delete=True, reads_references=True)
     finally:
         history.connection.execute("DROP OWNED BY reader; DROP ROLE reader")
 
@@ -272,7 +272,7 @@ def test_least_privileges_are_enough_to_delete(database: Database, history: Hist
     )
     try:
         with database.store(lambda: database.connect(user="cleaner", password="pw")) as store:
-            store.check(may_delete=True)
+            store.check(may_delete=True, reads_references=True)
             assert store.delete([older_than(run, 7)], limit=10).rows == 1
     finally:
         history.connection.execute("DROP OWNED BY cleaner; DROP ROLE cleaner")
@@ -290,7 +290,7 @@ def test_a_connection_that_fails_says_what_to_correct(
     database: Database, parameters: dict[str, object], kind: type[Exception], message: str
 ) -> None:
     with database.store(lambda: database.connect(**parameters)) as store, pytest.raises(kind, match=message) as caught:
-        store.check(may_delete=False)
+        store.check(may_delete=False, reads_references=True)
     assert "metadata_conn_id" in str(caught.value)
     assert database.server.password not in str(caught.value)
 
@@ -314,7 +314,7 @@ def test_a_run_that_is_being_cleared_keeps_its_rows(database: Database, history:
     history.xcom(run, age_days=20)
     deleted = []
     with database.connect() as clearing, database.store() as store:
-        store.check(may_delete=True)
+        store.check(may_delete=True, reads_references=True)
         clearing.execute("UPDATE dag_run SET state = 'queued' WHERE id = %s", (run.dag_run_id,))
         thread = threading.Thread(target=lambda: deleted.append(store.delete([older_than(run, 7)], limit=10).rows))
         thread.start()

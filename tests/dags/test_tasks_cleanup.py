@@ -165,6 +165,7 @@ def test_what_no_rule_matches_stays(bundle: Bundle, history: History) -> None:
     outcome = bundle.run("xcom_cleanup", mode="enforce").succeeded()
     assert history.left() == {("unmentioned", old.run_id)}
     assert {"reason": "no rule matches the DAG", "runs": 2} in outcome.table("Runs that keep all their rows")
+    assert [(row["rule"], row["DAGs matched"]) for row in outcome.table("Rules")] == [(0, 0), (None, 1)]
 
 
 def test_a_blob_that_another_row_refers_to_stays(bundle: Bundle, bucket: Bucket, history: History) -> None:
@@ -331,3 +332,111 @@ def test_reports_and_manifests_may_lie_in_a_bucket(bundle: Bundle, bucket: Bucke
     bundle.run("xcom_cleanup", mode="enforce", run_id="next")
     assert not bucket.has(reference)
     assert not any(key.endswith(".pending") for key in bucket.listing())
+
+
+def test_every_run_is_either_affected_or_kept_for_a_reason(bundle: Bundle, history: History) -> None:
+    for dag_id in ("a", "b"):
+        for age in (30, 20, 5, 1):
+            history.xcom(history.run(dag_id, age), age_days=age)
+    history.run("b", 40, state="running")
+    headline = bundle.run("xcom_cleanup").succeeded().report["headline"]
+    assert (headline["runs_affected"], headline["runs_kept"]) == (4, 5)
+    assert (headline["rows_to_delete"], headline["rows_in_table"], headline["share_of_rows_to_delete"]) == (4, 8, 0.5)
+
+
+def test_an_archive_table_that_may_not_be_read_stops_the_run_before_any_row_goes(
+    bundle: Bundle, bucket: Bucket, history: History
+) -> None:
+    """Its rows may refer to blobs, so no blob can be purged without it."""
+    old = history.run("a", 30)
+    history.xcom(old, bucket.blob(old, age_days=30), age_days=30)
+    history.run("a", 1)
+    history.connection.execute(
+        """DROP ROLE IF EXISTS half; CREATE ROLE half LOGIN PASSWORD 'pw';
+           GRANT SELECT ON xcom, dag_run, task_instance, dag, alembic_version TO half; GRANT DELETE ON xcom TO half;
+           CREATE TABLE _airflow_deleted__xcom__1 AS SELECT * FROM xcom"""
+    )
+    try:
+        bundle.connections["airflow_metadata_db"] |= {"login": "half", "password": "pw"}
+        outcome = bundle.run("xcom_cleanup", mode="enforce")
+        assert 'GRANT SELECT ON _airflow_deleted__xcom__1 TO "half"' in str(outcome.error)
+        assert len(history.rows()) == 1
+    finally:
+        history.connection.execute("DROP OWNED BY half; DROP ROLE half")
+
+
+def test_a_base_path_that_cannot_be_written_stops_the_run_before_any_row_goes(
+    bundle: Bundle, bucket: Bucket, history: History
+) -> None:
+    from include.xcom_maintenance.blobs.s3 import S3BlobStore
+    from include.xcom_maintenance.core.errors import ConfigurationError
+
+    old = history.run("a", 30)
+    history.xcom(old, bucket.blob(old, age_days=30), age_days=30)
+    history.run("a", 1)
+
+    def denied(*_: object) -> None:
+        raise ConfigurationError("The store answered AccessDenied", setting="blob_base_path", remedy="Grant it")
+
+    # rclone knows one key pair with every right; a role that may read and not write cannot be had from it.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(S3BlobStore, "put", denied)
+        outcome = bundle.run("xcom_cleanup", mode="enforce")
+    assert "AccessDenied" in str(outcome.error)
+    assert len(history.rows()) == 1
+
+
+def test_a_base_path_that_looks_wrong_is_doubted_in_the_report(
+    bundle: Bundle, bucket: Bucket, history: History
+) -> None:
+    bundle.variable = {"blob_base_path": f"s3://aws_xcom@{bucket.name}/xcon"}
+    warnings = bundle.run("xcom_cleanup").succeeded().report["warnings"]
+    assert any("is not the one that Airflow's own XCom backend" in warning for warning in warnings)
+    assert any("not a single object" in warning for warning in warnings)
+
+
+def test_a_pending_manifest_of_another_base_path_is_kept_for_when_that_is_configured_again(
+    bundle: Bundle, bucket: Bucket, history: History
+) -> None:
+    old = history.run("a", 30)
+    reference = bucket.blob(old, age_days=30)
+    history.xcom(old, reference, age_days=30)
+    history.run("a", 1)
+    killed = bundle.run("xcom_cleanup", run_id="killed").succeeded()
+    killed.path(".pending").touch()
+    history.connection.execute("DELETE FROM xcom")
+    bundle.variable = {"blob_base_path": f"s3://aws_xcom@{bucket.name}/elsewhere"}
+    outcome = bundle.run("xcom_cleanup", mode="enforce", run_id="mistaken").succeeded()
+    assert any("killed.manifest.jsonl.gz" in warning for warning in outcome.report["warnings"])
+    assert bucket.has(reference)
+    bundle.variable = {}
+    assert any("killed" in warning for warning in bundle.run("xcom_cleanup").succeeded().report["warnings"])
+    finished = bundle.run("xcom_cleanup", mode="enforce", run_id="mended").succeeded()
+    assert finished.report["headline"]["blobs_deleted_for_earlier_runs"] == 1
+    assert not bucket.has(reference)
+
+
+def test_what_was_deleted_is_written_down_blob_by_blob(bundle: Bundle, bucket: Bucket, history: History) -> None:
+    import gzip
+    import json
+
+    old = history.run("a", 30)
+    reference = bucket.blob(old, age_days=30, size=123)
+    history.xcom(old, reference, age_days=30)
+    history.run("a", 1)
+    outcome = bundle.run("xcom_cleanup", mode="enforce", run_id="r").succeeded()
+    lines = gzip.decompress(outcome.path(".deleted-1.jsonl.gz").read_bytes()).decode().splitlines()
+    deleted, end = map(json.loads, lines)
+    assert (deleted["key"], deleted["bytes"]) == (reference.removeprefix(f"{bucket.base}/"), 123)
+    assert deleted["reason"] == "its row was deleted by run r"
+    assert end == {"kind": "end", "lines": 1}
+
+
+def test_the_mode_may_be_set_for_each_dag(bundle: Bundle, history: History) -> None:
+    history.xcom(history.run("a", 30), age_days=30)
+    history.run("a", 1)
+    bundle.variable = {"mode": {"xcom_orphan_reconciliation": "enforce"}}
+    assert bundle.run("xcom_cleanup").succeeded().report["mode"] == "report"
+    bundle.variable = {"mode": {"xcom_cleanup": "enforce"}}
+    assert bundle.run("xcom_cleanup").succeeded().report["status"] == "enforced"
+    assert history.rows() == set()

@@ -219,6 +219,9 @@ def test_an_enforcing_run_marks_its_base_path_and_recognises_its_own_mark(
     bundle: Bundle, bucket: Bucket, history: History, referenced: str
 ) -> None:
     bundle.run(DAG, mode="enforce").succeeded()
+    assert MARKER not in bucket.listing()  # nothing to delete, so nothing to claim
+    orphan_of(bucket, "a")
+    bundle.run(DAG, mode="enforce").succeeded()
     assert MARKER in bucket.listing()
     assert bundle.run(DAG, mode="enforce").succeeded().report["headline"]["unrecognised_objects"] == 0
 

@@ -29,6 +29,7 @@ def test_figures_agree_with_a_known_table(bundle: Bundle, history: History) -> N
     bands = {row["band"]: row["rows"] for row in outcome.table("Size bands")}
     assert bands == {"below 1 KB": 1, "1-10 KB": 0, "10-48 KB": 0, "above 48 KB": 3, "above 10 MB": 1}
     assert outcome.table("Largest entries")[0]["key"] == "huge"
+    assert "| big | 4 | 80.0% |" in outcome.markdown
     assert history.rows() == rows
 
 

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     HOLD = "held by a rule"
     MIN_RUNS = "among the newest min_runs finished runs"
     WITHIN_MAX_RUNS = "among the newest max_runs runs"
+    NOTHING_OLD = "finished, and none of its rows is too old"
     NO_RULE = "no rule matches the DAG"
 
 

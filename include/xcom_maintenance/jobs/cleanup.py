@@ -7,21 +7,20 @@ killed leaves its manifest marked as pending, and the next attempt, or the next 
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
-from include.xcom_maintenance.core.errors import PartialFailure
+from include.xcom_maintenance.core.errors import ConfigurationError, PartialFailure
 from include.xcom_maintenance.core.guard import CleanupFigures, judge_cleanup, judge_owner
 from include.xcom_maintenance.core.records import Blob, RunCutoff
-from include.xcom_maintenance.core.retention import Reason, RunVerdict, judge_runs
+from include.xcom_maintenance.core.retention import RunVerdict, judge_runs
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.jobs.ownership import claim, marked_owner
 from include.xcom_maintenance.jobs.sweep import Swept, sweep
+from include.xcom_maintenance.jobs.tally import Tally
 from include.xcom_maintenance.reports.place import ManifestWriter
 from include.xcom_maintenance.reports.report import Table
 
@@ -37,7 +36,7 @@ _HEADS_AT_ONCE = 1_000
 def plan(job: Job) -> None:
     """Find out what goes and what stays, write it down, and let the guard look at it. Changes nothing."""
     report, settings = job.report, job.settings
-    tally = _Tally()
+    tally = Tally(settings.rules())
     with report.phase("plan"), job.place.write_manifest() as manifest:
         now = job.metadata.now()
         manifest.add(
@@ -54,22 +53,26 @@ def plan(job: Job) -> None:
             _plan_batch(job, batch, tally, manifest)
             progress.add(len(batch))
         report.manifest = manifest.path
-    tally.describe(job)
     with report.phase("guard"):
         figures = CleanupFigures(tally.total.rows, job.metadata.row_count_estimate())
+        tally.describe(job, rows_in_table=figures.rows_in_table)
+        job.report.warnings += [
+            f"An enforcing run did not finish {name}: some of its blobs may be left. The next enforcing run goes on."
+            for name in job.place.pending_manifests()
+        ]
         owner = judge_owner(marked_owner(job.blobs), job.identity.owner) if job.blobs else []
         limits = judge_cleanup(figures, max_rows=settings.max_delete_rows, max_share=settings.max_delete_share)
         job.object_to(owner + limits)
     report.finish("planned" if job.enforcing else "reported")
 
 
-def _plan_batch(job: Job, verdicts: list[RunVerdict], tally: _Tally, manifest: ManifestWriter) -> None:
+def _plan_batch(job: Job, verdicts: list[RunVerdict], tally: Tally, manifest: ManifestWriter) -> None:
     going = {v.cutoff.dag_run_id: v for v in verdicts if v.cutoff is not None}
     cutoffs = [v.cutoff for v in going.values() if v.cutoff is not None]
     for verdict in verdicts:
-        if verdict.cutoff is None:
-            tally.kept_runs[verdict.reason] += 1
-    for measured in job.metadata.measure(cutoffs):
+        tally.judged(verdict)
+    # In the order in which the runs were made, which is about how their rows lie on disk.
+    for measured in sorted(job.metadata.measure(cutoffs), key=lambda measured: measured.dag_run_id):
         verdict = going[measured.dag_run_id]
         assert verdict.cutoff is not None  # noqa: S101 - going holds only verdicts with a cutoff
         manifest.add(
@@ -84,7 +87,7 @@ def _plan_batch(job: Job, verdicts: list[RunVerdict], tally: _Tally, manifest: M
             reason=verdict.reason,
             rule=verdict.rule,
         )
-        tally.add(verdict, measured.rows, measured.bytes)
+        tally.goes(verdict, measured.rows, measured.bytes)
     if job.blobs is not None:
         for reference in job.metadata.doomed_references(cutoffs, job.blobs.base):
             manifest.add(
@@ -99,83 +102,24 @@ def _plan_batch(job: Job, verdicts: list[RunVerdict], tally: _Tally, manifest: M
             tally.blobs[reference.dag_id] += 1
 
 
-@dataclass(slots=True)
-class _Going:
-    rows: int = 0
-    bytes: int = 0
-    runs: int = 0
-
-
-class _Tally:
-    """Totals of a plan; as large as the number of DAGs, not of rows."""
-
-    def __init__(self) -> None:
-        self.total = _Going()
-        self.by_dag: defaultdict[tuple[str, int | None, Reason], _Going] = defaultdict(_Going)
-        self.kept_runs: Counter[Reason] = Counter()
-        self.blobs: Counter[str] = Counter()
-
-    def add(self, verdict: RunVerdict, rows: int, size: int) -> None:
-        for going in (self.total, self.by_dag[verdict.run.dag_id, verdict.rule, verdict.reason]):
-            going.rows += rows
-            going.bytes += size
-            going.runs += 1
-
-    def describe(self, job: Job) -> None:
-        """Put the totals into the report and the log."""
-        blobs = self.blobs.total()
-        job.report.headline = {
-            "rows_to_delete": self.total.rows,
-            "bytes_to_delete": self.total.bytes,
-            "runs_affected": self.total.runs,
-            "dags_affected": len({dag_id for dag_id, _, _ in self.by_dag}),
-            "blobs_to_purge": blobs if job.blobs else None,
-            "runs_kept": self.kept_runs.total(),
-        }
-        largest = sorted(self.by_dag.items(), key=lambda item: (-item[1].bytes, item[0][0]))
-        top = job.settings.top_entries
-        shown: list[list[Any]] = [
-            [dag_id, rule, reason, going.runs, going.rows, going.bytes]
-            for (dag_id, rule, reason), going in largest[:top]
-        ]
-        more = f"The {top} largest of {len(largest)}. " if len(largest) > top else ""
-        job.report.tables = [
-            Table(
-                "Rows that go, by DAG",
-                ["DAG", "rule", "reason", "runs", "rows", "stored bytes"],
-                shown,
-                f"{more}Rules are numbered from 0, in the order of the setting retention.",
-            ),
-            Table(
-                "Runs that keep all their rows",
-                ["reason", "runs"],
-                [[reason, count] for reason, count in self.kept_runs.most_common()],
-            ),
-        ]
-        if job.blobs is None:
-            job.report.warnings.append(
-                "No blob store is configured (blob_base_path, or [common.io] xcom_objectstorage_path), so only rows "
-                "are looked at."
-            )
-        job.log.info(
-            "Plan: %s rows (%s bytes) of %s runs go, and %s blobs with them; %s runs keep all their rows",
-            f"{self.total.rows:,}",
-            f"{self.total.bytes:,}",
-            f"{self.total.runs:,}",
-            f"{blobs:,}",
-            f"{self.kept_runs.total():,}",
-        )
-
-
 # -- apply --------------------------------------------------
 
 
 def apply(job: Job) -> None:
     """Carry out the run's manifest, and what earlier runs left half done.
 
+    :raises ConfigurationError: if the plan was made for another database or base path.
     :raises PartialFailure: if blobs could not be deleted; everything else was done.
     """
     report = job.report
+    if job.blobs is not None and not _is_ours(job, job.blobs, job.place.read_manifest()):
+        raise ConfigurationError(
+            "The plan was made for another database or base path",
+            setting="blob_base_path",
+            remedy="The configuration changed while the run was under way; run the DAG again. Nothing was changed",
+        )
+    if job.blobs is not None and report.headline["blobs_to_purge"]:
+        claim(job.blobs, job.identity)
     job.place.mark_pending()
     with report.phase("delete rows"):
         rows, size, transactions, longest = _delete_rows(job)
@@ -188,9 +132,8 @@ def apply(job: Job) -> None:
     job.log.info("Deleted %s rows (%s bytes) in %s transactions", f"{rows:,}", f"{size:,}", f"{transactions:,}")
     failed = 0
     if job.blobs is not None:
-        claim(job.blobs, job.identity)
-        with report.phase("purge blobs"):
-            swept = _purge(job, job.blobs, job.place.read_manifest())
+        with report.phase("purge blobs"), job.place.write_deleted() as deleted:
+            swept = _purge(job, job.blobs, job.place.read_manifest(), deleted)
         report.headline |= {"blobs_deleted": swept.deleted, "blob_bytes_deleted": swept.deleted_bytes}
         failed = _describe_sweep(job, swept, "Blobs that stay")
         if not failed:
@@ -228,33 +171,30 @@ def _delete_rows(job: Job) -> tuple[int, int, int, float]:
 
 
 def _batches(lines: Iterable[dict[str, Any]], max_rows: int, max_bytes: int) -> Iterator[tuple[list[RunCutoff], int]]:
-    """Whole runs up to the limits; a run above them comes alone, with a limit of rows that keeps its share of bytes."""
+    """Batches with the most rows that one transaction may delete.
+
+    Whole runs up to the limits, and one row more than was planned, so that one statement sees that nothing is left; a
+    run above the limits comes alone, to be deleted in several steps.
+    """
     batch: list[RunCutoff] = []
     rows = size = 0
     for line in lines:
         if batch and (rows + line["rows"] > max_rows or size + line["bytes"] > max_bytes):
-            yield batch, max_rows
+            yield batch, rows + 1
             batch, rows, size = [], 0, 0
         cutoff = RunCutoff(line["dag_run_id"], datetime.fromisoformat(line["cutoff"]), line["keep_latest_value"])
-        if line["bytes"] > max_bytes:
-            yield [cutoff], max(1, min(max_rows, line["rows"] * max_bytes // line["bytes"]))
+        if line["rows"] > max_rows or line["bytes"] > max_bytes:
+            yield [cutoff], max(1, min(max_rows, line["rows"] * max_bytes // max(1, line["bytes"])))
             continue
         batch.append(cutoff)
         rows, size = rows + line["rows"], size + line["bytes"]
     if batch:
-        yield batch, max_rows
+        yield batch, rows + 1
 
 
-def _purge(job: Job, blobs: BlobStore, manifest: Iterator[dict[str, Any]]) -> Swept:
+def _purge(job: Job, blobs: BlobStore, manifest: Iterator[dict[str, Any]], deleted: ManifestWriter) -> Swept:
     """Delete the blobs that a manifest names, as far as their rows are gone."""
     header = next(manifest)
-    if header["kind"] != "cleanup" or header["base"] != str(blobs.base) or header["database"] != job.identity.owner:
-        # The configuration has changed since: what the manifest says holds for another place.
-        job.report.warnings.append(
-            f"The blobs of the manifest of run {header.get('run_id')} were not purged: it was made for another "
-            "database or base path. Reconciliation finds them."
-        )
-        return Swept()
     keys = (line["key"] for line in manifest if line["kind"] == "blob")
     return sweep(
         _looked_up(blobs, keys),
@@ -262,7 +202,15 @@ def _purge(job: Job, blobs: BlobStore, manifest: Iterator[dict[str, Any]]) -> Sw
         metadata=job.metadata,
         modified_before=datetime.fromisoformat(header["planned_at"]),
         progress=Progress(job.log, "Blobs looked at", total=job.report.headline.get("blobs_to_purge")),
+        deleted=deleted,
+        reason=f"its row was deleted by run {header['run_id']}",
     )
+
+
+def _is_ours(job: Job, blobs: BlobStore, manifest: Iterator[dict[str, Any]]) -> bool:
+    """Whether a manifest was made for the database and the base path that are configured now."""
+    header = next(manifest)
+    return bool(header["base"] == str(blobs.base) and header["database"] == job.identity.owner)
 
 
 def _looked_up(blobs: BlobStore, keys: Iterator[str]) -> Iterator[Blob]:
@@ -273,13 +221,19 @@ def _looked_up(blobs: BlobStore, keys: Iterator[str]) -> Iterator[Blob]:
 def _finish_earlier_runs(job: Job, blobs: BlobStore) -> int:
     """Purge what runs that were killed between row and blob left behind; returns how many blobs failed."""
     failed = 0
+    headline = job.report.headline
     for name in job.place.pending_manifests():
-        with job.report.phase(f"finish {name}"):
-            job.log.info("An earlier run did not finish its manifest %s; its blobs are purged now", name)
-            swept = _purge(job, blobs, job.place.read_manifest(name))
-        job.report.headline["blobs_deleted_for_earlier_runs"] = (
-            job.report.headline.get("blobs_deleted_for_earlier_runs", 0) + swept.deleted
-        )
+        if not _is_ours(job, blobs, job.place.read_manifest(name)):
+            job.report.warnings.append(
+                f"{name} was not finished by its run and is left alone: it was made for another database or base path."
+            )
+            continue
+        job.log.info("An earlier run did not finish its manifest %s; its blobs are purged now", name)
+        with job.report.phase(f"finish {name}"), job.place.write_deleted() as deleted:
+            swept = _purge(job, blobs, job.place.read_manifest(name), deleted)
+        for figure, count in (("blobs", swept.deleted), ("blob_bytes", swept.deleted_bytes)):
+            key = f"{figure}_deleted_for_earlier_runs"
+            headline[key] = headline.get(key, 0) + count
         this_failed = _describe_sweep(job, swept, f"Blobs of {name} that stay")
         if not this_failed:
             job.place.clear_pending(name)

@@ -140,8 +140,8 @@ class Findings:
         """Put the findings into the report and the log."""
         report, count, size = self._job.report, self.count, self.size
         report.headline = {
-            "blobs": sum(count.values()),
-            "blob_bytes": sum(size.values()),
+            "objects": sum(count.values()),
+            "object_bytes": sum(size.values()),
             "references": references,
             "orphan_blobs": count[BlobKind.ORPHAN],
             "orphan_bytes": size[BlobKind.ORPHAN],
@@ -180,12 +180,12 @@ class Findings:
             Table("Foreign and unrecognised objects", ["key", "kind", "bytes", "age (days)"], self._odd),
         ]
         self._job.log.info(
-            "%s blobs, %s references: %s orphans (%s bytes), %s dangling references, %s too young to tell, %s foreign, "
-            "%s unrecognised",
+            "%s objects, %s references: %s orphans (%s bytes), %s dangling references, %s too young to tell, "
+            "%s foreign, %s unrecognised",
             *(
                 f"{report.headline[name]:,}"
                 for name in (
-                    "blobs",
+                    "objects",
                     "references",
                     "orphan_blobs",
                     "orphan_bytes",

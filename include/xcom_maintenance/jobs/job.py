@@ -32,7 +32,7 @@ class Job:
 
     @property
     def enforcing(self) -> bool:
-        return self.settings.mode == "enforce"
+        return self.report.mode == "enforce"
 
     def object_to(self, objections: list[Objection]) -> None:
         """Put the guard's objections into the report; in enforce mode they stop the run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.records import DatabaseIdentity
@@ -23,6 +24,8 @@ def marked_owner(blobs: BlobStore) -> str | None:
 
 
 def claim(blobs: BlobStore, identity: DatabaseIdentity) -> None:
-    """Mark the base path as ours, unless it is marked already."""
+    """Mark the base path as ours, unless it is marked already; to be called before anything is deleted."""
     if marked_owner(blobs) is None:
-        blobs.put(OWNER_MARKER, json.dumps({"owner": identity.owner}).encode())
+        note = "The XCom blobs below this path belong to the metadata database named here; see docs/safety.md."
+        marker = {"owner": identity.owner, "since": datetime.now(UTC).isoformat(timespec="seconds"), "note": note}
+        blobs.put(OWNER_MARKER, json.dumps(marker, indent=2).encode())

@@ -126,14 +126,17 @@ def apply(job: Job) -> None:
             setting="blob_base_path",
             remedy="The configuration changed while the run was under way; run the DAG again",
         )
-    claim(blobs, job.identity)
-    with job.report.phase("sweep"):
+    if job.report.headline["orphan_blobs"]:
+        claim(blobs, job.identity)
+    with job.report.phase("sweep"), job.place.write_deleted() as deleted:
         swept = sweep(
             (_candidate(line) for line in manifest if line["kind"] == "orphan"),
             blobs=blobs,
             metadata=job.metadata,
             modified_before=datetime.fromisoformat(header["modified_before"]),
             progress=Progress(job.log, "Orphans swept", total=job.report.headline.get("orphan_blobs")),
+            deleted=deleted,
+            reason="no row refers to it",
         )
     job.report.headline |= {"orphans_deleted": swept.deleted, "orphan_bytes_deleted": swept.deleted_bytes}
     job.log.info(

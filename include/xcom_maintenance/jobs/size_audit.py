@@ -111,19 +111,25 @@ def _describe(job: Job, totals: _Totals, entries: list[Entry], health: TableHeal
             ],
         ),
         Table(
-            "The table",
-            ["part", "value"],
+            "Space of the table",
+            ["part", "bytes"],
             [
-                ["heap bytes", health.heap_bytes],
-                ["TOAST bytes", health.toast_bytes],
-                ["index bytes", health.index_bytes],
-                ["total bytes", health.total_bytes],
+                ["heap", health.heap_bytes],
+                ["TOAST", health.toast_bytes],
+                ["indexes", health.index_bytes],
+                ["in all", health.total_bytes],
+            ],
+            "Stored bytes are what the database keeps for the values, after its own compression.",
+        ),
+        Table(
+            "Health of the table",
+            ["measure", "value"],
+            [
                 ["live rows (estimate)", health.live_rows_estimate],
                 ["dead rows (estimate)", health.dead_rows_estimate],
                 ["last vacuum", _moment(health.last_vacuum)],
                 ["last analyze", _moment(health.last_analyze)],
             ],
-            "Stored bytes are what the database keeps, after its own compression.",
         ),
         Table(
             "Tables with XComs set aside",

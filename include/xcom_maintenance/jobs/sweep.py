@@ -14,6 +14,7 @@ from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.core.reference_formats import coordinates_of
 from include.xcom_maintenance.jobs.job import Progress
 from include.xcom_maintenance.metadata.port import MetadataStore
+from include.xcom_maintenance.reports.place import ManifestWriter
 
 #: Candidates verified by one look at the metadata database.
 _BATCH = 5_000
@@ -52,6 +53,8 @@ def sweep(
     metadata: MetadataStore,
     modified_before: datetime,
     progress: Progress,
+    deleted: ManifestWriter,
+    reason: str,
 ) -> Swept:
     """Delete those candidates that nothing refers to and that are still what they were when they were looked at.
 
@@ -60,6 +63,7 @@ def sweep(
 
     :param candidates: as they were listed or looked up; only what is named here is ever deleted.
     :param modified_before: younger blobs are left alone (UTC).
+    :param deleted: is told of every blob that was deleted, with its size and ``reason``.
     """
     swept = Swept()
     for batch in _batches(candidates):
@@ -81,12 +85,18 @@ def sweep(
             if deletion.result is DeleteResult.DELETED:
                 swept.deleted += 1
                 swept.deleted_bytes += deletion.blob.size
+                _write_down(deleted, deletion.blob, reason)
             else:
                 swept.left[deletion.result] += 1
                 if deletion.result is DeleteResult.FAILED and len(swept.failures) < 10:
                     swept.failures.append((deletion.blob.key, deletion.detail))
         progress.add(len(batch))
     return swept
+
+
+def _write_down(deleted: ManifestWriter, blob: Blob, reason: str) -> None:
+    modified = blob.last_modified.isoformat() if blob.last_modified else None
+    deleted.add("deleted", key=blob.key, bytes=blob.size, last_modified=modified, version=blob.version, reason=reason)
 
 
 def _batches(blobs: Iterable[Blob]) -> Iterator[list[Blob]]:

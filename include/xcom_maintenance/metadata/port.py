@@ -84,10 +84,11 @@ class MetadataStore(Protocol):
     ``ConfigurationError`` if a right is missing.
     """
 
-    def check(self, *, may_delete: bool) -> DatabaseIdentity:
+    def check(self, *, may_delete: bool, reads_references: bool) -> DatabaseIdentity:
         """Make sure that this is an Airflow whose schema is known, and that the rights are there.
 
         :param may_delete: whether the right to delete XCom rows is needed.
+        :param reads_references: whether archive tables will be read too, as everything is that may hold a reference.
         :raises ConfigurationError: naming what is missing.
         """
 

@@ -80,7 +80,7 @@ class PostgresMetadataStore:
 
     # -- what this database is -------------------------------------------------------------------------------------
 
-    def check(self, *, may_delete: bool) -> DatabaseIdentity:
+    def check(self, *, may_delete: bool, reads_references: bool) -> DatabaseIdentity:
         columns = {name: dict(found) for name, found in self._rows(sql.COLUMNS, {"tables": list(sql.REQUIRED_COLUMNS)})}
         wrong = [
             f"{table}.{name}"
@@ -102,11 +102,13 @@ class PostgresMetadataStore:
                 setting=self._setting,
                 remedy="Airflow 3.1 or later on Postgres is needed; run `airflow db migrate`, or update the bundle",
             )
-        self._check_rights(may_delete=may_delete)
+        self._check_rights(may_delete=may_delete, reads_references=reads_references)
         return self._identity()
 
-    def _check_rights(self, *, may_delete: bool) -> None:
+    def _check_rights(self, *, may_delete: bool, reads_references: bool) -> None:
         needed = [(table, "SELECT") for table in sql.REQUIRED_COLUMNS]
+        if reads_references:
+            needed += [(name, "SELECT") for name, _, _ in self._rows(sql.ARCHIVE_TABLES, {})]
         if may_delete:
             needed.append(("xcom", "DELETE"))
         tables, rights = [n[0] for n in needed], [n[1] for n in needed]
@@ -123,7 +125,7 @@ class PostgresMetadataStore:
                 f"The role {role!r} of the metadata connection lacks rights: "
                 + ", ".join(f"{right} on {table}" for _, table, right in missing),
                 setting=self._setting,
-                remedy=f"Run as the owner of the tables: {grants}",
+                remedy=f"As the owner of the tables, run: {grants}",
             )
         # FOR SHARE needs a right to write; without it the delete still re-checks the runs in its own snapshot.
         lockable = self._rows("SELECT has_any_column_privilege('dag_run', 'UPDATE')", {})[0][0]

@@ -41,12 +41,13 @@ SELECT id, count(*), coalesce(sum(size), 0)
 FROM (SELECT x.dag_run_id AS id, pg_column_size(x.value) AS size {_DOOMED} OFFSET 0) doomed
 GROUP BY id"""
 
-#: Only short strings can be references, so large values are never read from TOAST: CASE keeps the order of the tests.
+#: Only short strings can be references (a key of S3 has 1,024 bytes at most), so large values are never read from
+#: TOAST: CASE keeps the order of the tests.
 DOOMED_REFERENCES = f"""
 WITH {_LIVE}
 SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), x.value #>> '{{{{}}}}'
 {_DOOMED}
-  AND CASE WHEN pg_column_size(x.value) <= 4096 AND jsonb_typeof(x.value) = 'string'
+  AND CASE WHEN pg_column_size(x.value) <= 1500 AND jsonb_typeof(x.value) = 'string'
            THEN position(%(marker)s IN x.value #>> '{{{{}}}}') > 0 END"""
 
 #: {lock}: locking the runs makes a concurrent clear wait for this short transaction, or this statement for the clear.

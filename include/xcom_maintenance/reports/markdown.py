@@ -48,7 +48,7 @@ def render(report: Report) -> str:
 
 def label(name: str) -> str:
     """A figure's name for people."""
-    return name.replace("_", " ")
+    return name.replace("_", " ").replace(" kb", " KB")
 
 
 def figure(name: str, value: Any) -> str:
@@ -57,11 +57,12 @@ def figure(name: str, value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "-" if value is None else str(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if "bytes" in name.replace("_", " ").split():
+    words = name.replace("_", " ").split()
+    if "share" in words:
+        return f"{value:.1%}"
+    if "bytes" in words:
         return human_bytes(value)
-    return f"{value:,}"
+    return f"{int(value):,}" if value == int(value) else f"{value:,}"
 
 
 def _table(table: Table) -> str:

@@ -62,10 +62,24 @@ class ReportPlace:
     def write_manifest(self) -> Iterator[ManifestWriter]:
         """Write the run's manifest; it is complete when its last line says how many lines it has."""
         path = self.file(_MANIFEST)
+        with self._errors("written"):
+            self._make_folder()
+            self._set_pending_aside(path)
+        with self._write_lines(path) as writer:
+            yield writer
+
+    @contextmanager
+    def write_deleted(self) -> Iterator[ManifestWriter]:
+        """Write down what was really deleted; each attempt at a run has a file of its own."""
+        with self._errors("written"):
+            attempt = next(n for n in count(1) if not self.file(f".deleted-{n}.jsonl.gz").exists())
+        with self._write_lines(self.file(f".deleted-{attempt}.jsonl.gz")) as writer:
+            yield writer
+
+    @contextmanager
+    def _write_lines(self, path: ObjectStoragePath) -> Iterator[ManifestWriter]:
         with ExitStack() as stack:
             with self._errors("written"):
-                self._make_folder()
-                self._set_pending_aside(path)
                 raw = stack.enter_context(path.open("wb"))
                 lines = stack.enter_context(gzip.open(cast("IO[bytes]", raw), "wt", encoding="utf-8"))
             writer = ManifestWriter(cast("IO[str]", lines), str(path))
@@ -153,11 +167,14 @@ class ReportPlace:
             raise
         except Exception as error:
             # Every file system that fsspec knows raises its own errors; what they say may hold credentials.
+            remedy = "Set it to a place that exists and that the workers may write, such as "
+            remedy += "file:///opt/airflow/reports or s3://conn_id@bucket/reports"
+            if isinstance(error, ImportError):
+                remedy = f"Install the package that knows {self._folder.protocol}://, or set it to another place"
             raise ConfigurationError(
                 f"The report path {self._folder.parent} cannot be {verb}: {type(error).__name__}",
                 setting="report_path",
-                remedy="Set it to a place that exists and that the workers may write, such as "
-                "file:///opt/airflow/reports or s3://conn_id@bucket/reports",
+                remedy=remedy,
             ) from error
 
 

@@ -14,8 +14,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from include.xcom_maintenance.core.blob_uri import CONNECTION_ID
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.retention import Rule
 
@@ -59,7 +60,27 @@ _Seconds = Annotated[float, BeforeValidator(_no_bool), Field(ge=0.1, le=86_400, 
 _DERIVED = frozenset({"blob_base_path", "report_path"})
 _Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
 _Globs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_one_or_many), Field(min_length=1)]
-_Text = Annotated[str, Field(min_length=1)]
+
+
+def _connection_id(value: str) -> str:
+    if not CONNECTION_ID.fullmatch(value):
+        raise ValueError("must be the id of a Connection: letters, digits, '_', '-' and '.'")
+    return value
+
+
+def _place(value: str) -> str:
+    """A path; what stands before an "@" must be a Connection, so that no secret gets into a report."""
+    authority = value.partition("://")[2].split("/", 1)[0]
+    before, at, _ = authority.rpartition("@")
+    if at and before and not CONNECTION_ID.fullmatch(before):
+        raise ValueError("has something before the '@' that is no id of a Connection; keys belong into a Connection")
+    return value
+
+
+_ConnectionId = Annotated[str, AfterValidator(_connection_id)]
+_Place = Annotated[str, AfterValidator(_place)]
+#: Settings whose wrong value is not shown, since it may be a secret in the wrong place.
+_NOT_SHOWN = frozenset({"metadata_conn_id", "blob_conn_id", "blob_base_path", "report_path"})
 
 
 class RetentionRule(BaseModel):
@@ -100,15 +121,15 @@ class Settings(BaseModel):
     #: report changes nothing; enforce deletes. One for all DAGs, or by DAG id.
     mode: Annotated[str | dict[str, str], BeforeValidator(_mode)] = "report"
     #: A Postgres Connection to the metadata database: tasks cannot use Airflow's own.
-    metadata_conn_id: _Text = "airflow_metadata_db"
+    metadata_conn_id: _ConnectionId = "airflow_metadata_db"
     #: A schema revision that is not known to the bundle, and that the user vouches for.
     accept_schema_revision: str | None = None
     #: Where the XCom backend keeps its blobs; None: `[common.io] xcom_objectstorage_path`.
-    blob_base_path: str | None = None
+    blob_base_path: _Place | None = None
     #: The Connection to that store; None: the one in the base path, else the provider's default.
-    blob_conn_id: _Text | None = None
+    blob_conn_id: _ConnectionId | None = None
     #: Any path that ObjectStoragePath takes; None: `xcom_maintenance_reports` in AIRFLOW_HOME.
-    report_path: _Text | None = None
+    report_path: _Place | None = None
 
     max_age_days: _Days = 7
     max_runs: _Positive | None = None
@@ -116,8 +137,8 @@ class Settings(BaseModel):
     retention: Annotated[tuple[RetentionRule, ...], Field(min_length=1)] = (RetentionRule(),)
 
     #: The largest batch: one short transaction.
-    batch_rows: _Positive = 10_000
-    batch_bytes: _Positive = 64 * 1024 * 1024
+    batch_rows: Annotated[_Positive, Field(le=10_000_000)] = 10_000
+    batch_bytes: Annotated[_Positive, Field(le=2**40)] = 64 * 1024 * 1024
     #: A pause between batches, for the database's other users.
     batch_pause_seconds: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=3_600)] = 0
     lock_timeout_seconds: _Seconds = 5
@@ -322,8 +343,10 @@ def _problem(problem: Any, sources: Mapping[str, str]) -> str:
         return message
     path = ".".join(str(part) for part in problem["loc"])
     given = problem.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, int | float | str) else ""
-    return f"{path} from the {sources.get(str(problem['loc'][0]), 'default')}: {message}{shown}"
+    shown = isinstance(given, int | float | str) and problem["loc"][0] not in _NOT_SHOWN
+    return f"{path} from the {sources.get(str(problem['loc'][0]), 'default')}: {message}" + (
+        f" (given: {given!r})" if shown else ""
+    )
 
 
 def _remedy(name: str) -> str:

@@ -177,7 +177,7 @@ def report_root(settings: Settings) -> ObjectStoragePath:
     except InvalidBlobUri as why:
         # A relative path would lead to another folder on every worker.
         raise ConfigurationError(
-            f"The report path {text!r} cannot be used: {why}", setting="report_path", remedy=remedy
+            f"The report path cannot be used: {why}", setting="report_path", remedy=remedy
         ) from None
     if settings.blob_base_path and _lies_below(uri, settings.blob_base_path):
         raise ConfigurationError(
@@ -187,12 +187,12 @@ def report_root(settings: Settings) -> ObjectStoragePath:
         )
     try:
         return ObjectStoragePath(text)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - as many kinds as fsspec knows file systems
         raise ConfigurationError(
             f"The report path {text!r} cannot be used: {type(error).__name__}",
             setting="report_path",
             remedy=remedy,
-        ) from error
+        ) from None
 
 
 def _lies_below(uri: BlobUri, base_path: str) -> bool:

@@ -26,24 +26,17 @@ def run_plan(step: Callable[[Job], None], *, may_delete: bool = True, needs_blob
     :returns: a small summary: status, mode, the headline, the paths of the report and of the manifest.
     :raises AirflowFailException: for what only a person can mend, so that it is not tried again.
     """
-    report, params = _new_report()
-    return _run(step, report, params, fresh=True, may_delete=may_delete, needs_blobs=needs_blobs)
+    return _run(step, planned=None, may_delete=may_delete, needs_blobs=needs_blobs)
 
 
 def run_apply(step: Callable[[Job], None], planned: Mapping[str, Any], *, may_delete: bool = True) -> dict[str, Any]:
-    """Run the second step, which carries out what the first one planned; skipped in report mode.
+    """Run the second step, which carries out what the first one planned.
 
     :param planned: the summary of the first step.
     :returns: a small summary, as ``run_plan``.
-    :raises AirflowSkipException: if the first step was a report.
+    :raises AirflowSkipException: if the mode is report, or was when the plan was made: such a plan has passed no guard.
     """
-    from airflow.providers.common.compat.sdk import AirflowSkipException
-
-    # What counts is the mode that the plan was made in: a plan that was only a report has passed no guard.
-    if planned["mode"] != "enforce":
-        raise AirflowSkipException("The mode is report, so nothing is changed.")
-    report, params = _new_report()
-    return _run(step, report, params, fresh=False, may_delete=may_delete, needs_blobs=True)
+    return _run(step, planned=planned, may_delete=may_delete, needs_blobs=True)
 
 
 def _new_report() -> tuple[Report, Mapping[str, Any]]:
@@ -56,38 +49,33 @@ def _new_report() -> tuple[Report, Mapping[str, Any]]:
 
 
 def _run(
-    step: Callable[[Job], None],
-    report: Report,
-    params: Mapping[str, Any],
-    *,
-    fresh: bool,
-    may_delete: bool,
-    needs_blobs: bool,
+    step: Callable[[Job], None], *, planned: Mapping[str, Any] | None, may_delete: bool, needs_blobs: bool
 ) -> dict[str, Any]:
-    from airflow.providers.common.compat.sdk import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
+    report, params = _new_report()
     place: ReportPlace | None = None
     try:
         resolved = _resolve(params)
-        settings = resolved.settings
+        settings, mode = resolved.settings, resolved.settings.mode_of(report.dag_id)
+        if planned is not None and "report" in (mode, planned["mode"]):
+            raise AirflowSkipException("The mode is report, so nothing is changed.")
         place = ReportPlace(stores.report_root(settings), report.dag_id, report.run_id)
-        if not fresh:
-            report = place.read() or report
-            report.error = None  # of an attempt before this one
-        report.mode = settings.mode_of(report.dag_id)
-        report.settings = resolved.described()
-        if fresh:
+        if planned is not None:
+            report = _planned_report(place, planned)
+        report.mode, report.settings = mode, resolved.described()
+        if planned is None:
             place.write(report)  # proves, before any work, that it can be written
         with ExitStack() as stack:
             metadata = stack.enter_context(stores.open_metadata(settings))
-            with report.phase("check" if fresh else "check again"):
+            with report.phase("check" if planned is None else "check again"):
                 configured = stores.open_blobs(resolved) if needs_blobs else None
                 identity = metadata.check(
-                    may_delete=may_delete and report.mode == "enforce", reads_references=configured is not None
+                    may_delete=may_delete and mode == "enforce", reads_references=configured is not None
                 )
                 if configured is not None:
                     configured.store.check()
-                    if fresh:
+                    if planned is None:
                         report.warnings += stores.doubts(resolved, configured)
             job = Job(
                 settings=settings,
@@ -101,12 +89,31 @@ def _run(
             )
             step(job)
         place.write(report)
+    except AirflowSkipException:
+        raise
     except Exception as error:
         _record(report, error, place, params)
         if isinstance(error, ConfigurationError | ImplausiblePlan):
             raise AirflowFailException(str(error)) from None
         raise
     return _summary(report, place)
+
+
+def _planned_report(place: ReportPlace, planned: Mapping[str, Any]) -> Report:
+    """The report that the first step of this run wrote.
+
+    :raises ConfigurationError: if it is another's: of a second Airflow with the same report path and run ids.
+    """
+    report = place.read()
+    if report is None or report.plan_id != planned["plan_id"]:
+        raise ConfigurationError(
+            "The plan of this run is not where it was written, or has been overwritten by another Airflow",
+            setting="report_path",
+            remedy="Give each Airflow a report path of its own that all its workers share, and run the DAG again. "
+            "Nothing was changed",
+        )
+    report.error = None  # of an attempt before this one
+    return report
 
 
 def _resolve(params: Mapping[str, Any]) -> configuration.Resolved:
@@ -163,4 +170,5 @@ def _summary(report: Report, place: ReportPlace) -> dict[str, Any]:
         **report.headline,
         "report": str(place.file(".json")),
         "manifest": report.manifest,
+        "plan_id": report.plan_id,
     }

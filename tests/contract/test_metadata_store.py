@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -113,6 +114,34 @@ def test_keep_latest_value_keeps_what_a_pull_of_prior_dates_would_take(store: Me
     }
 
 
+def test_keep_latest_value_keeps_what_runs_that_are_not_finished_would_take(
+    store: MetadataStore, history: History
+) -> None:
+    """A catch-up run sees only what is not later than itself; a value of a running run is removed by its retry."""
+    runs = {age: history.run("a", age) for age in (50, 40, 30, 20)}
+    for age, run in runs.items():
+        history.xcom(run, age_days=age)
+    catching_up = history.run("a", 35, state="running", task_state=None)
+    retrying = history.run("a", 10, state="running", task_state="up_for_retry")
+    history.xcom(retrying, age_days=10)
+    cutoffs = [older_than(run, 7, keep_latest_value=True) for run in [*runs.values(), catching_up, retrying]]
+    measured = sum(found.rows for found in store.measure(cutoffs))
+    assert measured == store.delete(cutoffs, limit=100).rows == 2
+    assert history.left() == {("a", run.run_id) for run in (runs[40], runs[20], retrying)}
+
+
+def test_keep_latest_value_holds_across_batches_and_limits(store: MetadataStore, history: History) -> None:
+    runs = [history.run("a", age) for age in (30, 20, 10)]
+    for run, age in zip(runs, (30, 20, 10), strict=True):
+        for map_index in range(3):
+            history.xcom(run, age_days=age, map_index=map_index)
+    for _ in range(10):
+        for run in reversed(runs):
+            store.delete([older_than(run, 7, keep_latest_value=True)], limit=1)
+    assert history.left() == {("a", runs[2].run_id)}
+    assert len(history.rows()) == 3
+
+
 def test_doomed_references_are_those_of_the_rows_that_go(store: MetadataStore, history: History) -> None:
     run = history.run("a", 20)
     history.xcom(run, f"s3://aws_xcom@bucket/xcom/a/r/t/{BLOB}", age_days=20, key="old")
@@ -152,12 +181,77 @@ def test_references_are_found_wherever_they_stand(store: MetadataStore, history:
     )
     found = list(store.references(BASE))
     keys = [reference.key for reference in found]
+    history.xcom(run, {"far": [f"x,--in={path}/{BLOB}?versionId=3"]}, age_days=1, key="packed")
     expected = [f"a/r/t/{n}" for n in ("1", "2", "3", "4", "5", "6", "7 b/c", '8"9\\10', "12", "13", "ä" * 20)]
     assert set(expected) <= set(keys)
     assert not any("11" in key for key in keys)
     assert keys == sorted(keys, key=str.encode)
-    assert {r.key for r in found if r.whole and r.table == "xcom"} == {"a/r/t/1", "a/r/t/7 b/c", 'a/r/t/8"9\\10'}
-    assert store.referenced(BASE, [*expected, "a/r/t/11", "a/r/t/none"]) == set(expected)
+    history.xcom(run, f"{path}/{BLOB}", age_days=1, key="written by a backend")
+    whole = [reference for reference in store.references(BASE) if reference.whole]
+    assert [(reference.key, reference.xcom_key) for reference in whole] == [(f"a/r/t/{BLOB}", "written by a backend")]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "s3://aws_xcom@bucket/xcom/a/r/t/{}",
+        {"nested": ["{}"]},
+        "--input=s3://bucket/xcom/a/r/t/{}?versionId=7",
+        "s3://other/x,s3://bucket/xcom/a/r/t/{};y",
+        '"{{\\"Message\\": \\"{}\\"}}"',
+        "s3%3A%2F%2Fbucket%2Fxcom%2Fa%2Fr%2Ft%2F{}",
+        {"bucket": "b", "key": "x/{}.gz"},
+        {"{}": 1},
+        "x" * 50_000 + "{}",
+    ],
+)
+def test_a_blob_whose_name_stands_anywhere_in_a_value_counts_as_referenced(
+    store: MetadataStore, history: History, value: object
+) -> None:
+    history.xcom(history.run("a", 1), json.loads(json.dumps(value).replace("{}", BLOB.upper())), age_days=1)
+    other = BLOB.replace("1", "9")
+    assert store.referenced([f"a/r/t/{BLOB}", f"b/r/t/{BLOB}.gz", f"a/r/t/{other}"]) == {
+        f"a/r/t/{BLOB}",
+        f"b/r/t/{BLOB}.gz",
+    }
+
+
+def test_blobs_of_archived_rows_count_as_referenced(store: MetadataStore, history: History) -> None:
+    history.xcom(history.run("ä", 1), f"s3://bucket/xcom/ä/r/t/{BLOB}", age_days=1)
+    for name, value in {
+        '"_airflow_deleted__xcom__100%"': "value",
+        "_airflow_deleted__xcom__2": "value::json",
+        "_airflow_deleted__xcom__3": "value::text",
+        "_xcom_archive": "convert_to(value::text, 'UTF8')",
+    }.items():
+        history.connection.execute(
+            f"CREATE TABLE {name} AS SELECT dag_id, run_id, task_id, key, {value} AS value FROM xcom"
+        )  # type: ignore[arg-type]
+        history.connection.execute("UPDATE xcom SET value = '1'")
+        assert store.referenced([f"ä/r/t/{BLOB}"]) == {f"ä/r/t/{BLOB}"}, name
+        assert list(store.references(BASE))
+        history.connection.execute("UPDATE xcom SET value = to_jsonb(%s::text)", (f"s3://bucket/xcom/ä/r/t/{BLOB}",))
+        history.connection.execute(f"DROP TABLE {name}")  # type: ignore[arg-type]
+
+
+def test_one_string_with_very_many_paths_costs_no_more_than_its_length(store: MetadataStore, history: History) -> None:
+    """Each path must not carry the whole string along."""
+    import tracemalloc
+
+    history.xcom(history.run("a", 1), " ".join(f"s3://bucket/xcom/a/r/t/{n:06}" for n in range(4_000)), age_days=1)
+    tracemalloc.start()
+    assert sum(1 for _ in store.references(BASE)) >= 4_000
+    assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    tracemalloc.stop()
+
+
+def test_rows_that_were_deleted_meanwhile_are_not_still_there(store: MetadataStore, history: History) -> None:
+    run = history.run("a", 1)
+    for key in ("1", "2"):
+        history.xcom(run, f"s3://bucket/xcom/a/r/t/{BLOB}", age_days=1, key=key)
+    references = list(store.references(BASE))
+    history.connection.execute("DELETE FROM xcom WHERE key = '1'")
+    assert [reference.xcom_key for reference in store.still_there(references)] == ["2"]
 
 
 def test_a_reference_that_cannot_be_read_is_an_error_that_shows_no_value(
@@ -213,7 +307,8 @@ def test_an_empty_database_has_nothing(store: MetadataStore) -> None:
     assert list(store.runs()) == []
     assert store.measure([]) == []
     assert list(store.references(BASE)) == []
-    assert store.referenced(BASE, []) == set()
+    assert store.referenced([]) == set()
+    assert store.still_there([]) == []
     assert list(store.group_sizes()) == []
     assert store.row_count_estimate() == 0
 
@@ -306,6 +401,31 @@ def test_a_lock_that_is_not_granted_stops_the_batch_and_changes_nothing(database
         assert store.delete([older_than(run, 7)], limit=10).rows == 1
 
 
+def test_a_task_cleared_while_the_delete_waits_keeps_the_rows_of_its_run(database: Database, history: History) -> None:
+    """Clearing a task without its run touches no row that the delete could wait for."""
+    import threading
+
+    run, other = history.run("a", 20), history.run("b", 20)
+    for each in (run, other):
+        history.xcom(each, age_days=20)
+    deleted = []
+    with database.connect() as busy, database.store() as store:
+        store.check(may_delete=True, reads_references=True)
+        busy.execute("SELECT FROM dag_run WHERE id = %s FOR UPDATE", (run.dag_run_id,))
+        cutoffs = [older_than(run, 7), older_than(other, 7)]
+        thread = threading.Thread(target=lambda: deleted.append(store.delete(cutoffs, limit=10).rows))
+        thread.start()
+        while not history.connection.execute(
+            "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%FOR SHARE%%'"
+        ).fetchall():
+            assert thread.is_alive()
+        history.connection.execute("UPDATE task_instance SET state = NULL WHERE dag_id = 'a'")
+        busy.commit()
+        thread.join()
+    assert deleted == [1]
+    assert history.left() == {("a", run.run_id)}
+
+
 def test_a_run_that_is_being_cleared_keeps_its_rows(database: Database, history: History) -> None:
     """The clear has not committed yet when the delete begins: the delete waits for it, and sees it."""
     import threading
@@ -319,7 +439,7 @@ def test_a_run_that_is_being_cleared_keeps_its_rows(database: Database, history:
         thread = threading.Thread(target=lambda: deleted.append(store.delete([older_than(run, 7)], limit=10).rows))
         thread.start()
         while not history.connection.execute(
-            "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%doomed%%'"
+            "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%FOR SHARE%%'"
         ).fetchall():
             assert thread.is_alive()
         clearing.commit()

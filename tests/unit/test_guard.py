@@ -10,7 +10,7 @@ from include.xcom_maintenance.core.guard import (
     judge_reconciliation,
 )
 
-FINE = ReconciliationFigures(recognised_blobs=10_000, orphan_blobs=2_000, references=8_000, unparsable=None)
+FINE = ReconciliationFigures(recognised_blobs=10_000, orphan_blobs=2_000, referenced_blobs=8_000, unparsable=None)
 
 
 def objections(figures: ReconciliationFigures) -> list[str]:
@@ -19,12 +19,12 @@ def objections(figures: ReconciliationFigures) -> list[str]:
 
 def test_a_plausible_reconciliation_passes() -> None:
     assert objections(FINE) == []
-    assert objections(replace(FINE, recognised_blobs=0, orphan_blobs=0, references=0)) == []
+    assert objections(replace(FINE, recognised_blobs=0, orphan_blobs=0, referenced_blobs=0)) == []
 
 
 def test_an_implausible_reconciliation_does_not_pass() -> None:
     assert objections(replace(FINE, unparsable="somewhere")) == ["blob_base_path"]
-    assert objections(replace(FINE, references=0)) == ["blob_base_path"]
+    assert objections(replace(FINE, referenced_blobs=0)) == ["blob_base_path"]
     assert objections(replace(FINE, orphan_blobs=5_001)) == ["max_orphan_share"]
 
 

@@ -22,7 +22,7 @@ def blob(key: str, *, age_days: float | None = 30) -> Blob:
 
 
 def reference(key: str) -> RowReference:
-    return RowReference(key, key, "a", "r", "t", -1, "return_value", NOW, "xcom", 10, whole=True)
+    return RowReference(key, "a", "r", "t", -1, "return_value", NOW, "xcom", 10, whole=True)
 
 
 def by_bytes(keys: set[str]) -> list[str]:

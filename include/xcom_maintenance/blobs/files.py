@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -57,7 +59,13 @@ class FileBlobStore:
     def _stat(self, key: str) -> Blob | None:
         try:
             found = (self._root / key).lstat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # no such file can exist
+                return None
+            raise
+        if not stat.S_ISREG(found.st_mode):
             return None
         modified = datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC)
         return Blob(key, found.st_size, modified, f"{found.st_ino}-{found.st_mtime_ns}")

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from include.xcom_maintenance.core.errors import ConfigurationError
 
 # urllib's urlsplit is no help here: it cuts keys at "?" and "#", which object stores allow.
+#: What may stand before the "@". Anything else may be a key or a password that somebody put there.
+CONNECTION_ID = re.compile(r"[\w.\-]+")
 _URI = re.compile(r"(?s)([A-Za-z][A-Za-z0-9+.\-]*)://([^/]*)(?:/(.*))?")
 
 #: Spellings of one store: Airflow's ObjectStoragePath takes all three for S3, and both for Azure.
@@ -44,6 +46,8 @@ class BlobUri:
             raise InvalidBlobUri("it is not of the form scheme://bucket/key")
         scheme, authority, key = match.group(1).lower(), match.group(2), match.group(3) or ""
         conn_id, _, bucket = authority.rpartition("@")
+        if conn_id and not CONNECTION_ID.fullmatch(conn_id):
+            raise InvalidBlobUri("what stands before the '@' is no id of a Connection")
         scheme = _SAME_SCHEME.get(scheme, scheme)
         if scheme == "file":
             # ObjectStoragePath writes file:///x, file://x and file://conn@/x for the same path.
@@ -79,8 +83,15 @@ class BasePath:
             uri = BlobUri.parse(text.strip())
         except InvalidBlobUri as why:
             raise ConfigurationError(
-                f"The blob base path {text!r} cannot be used: {why}", setting=setting, remedy=remedy
+                f"The blob base path cannot be used: {why}", setting=setting, remedy=remedy
             ) from None
+        if not uri.key.isprintable() or {'"', "\\"} & set(uri.key):
+            # Their spelling inside of JSON differs, so no reference would ever be recognised.
+            raise ConfigurationError(
+                "The blob base path has a quotation mark, a backslash or a character that cannot be printed",
+                setting=setting,
+                remedy=remedy,
+            )
         uri = replace(uri, key=uri.key.rstrip("/"))
         if not uri.key:
             raise ConfigurationError(

@@ -31,5 +31,9 @@ class ImplausiblePlan(MaintenanceError):
     """The guard refused a plan: nothing was changed, and trying again would give the same answer."""
 
 
+class UnreadableManifest(MaintenanceError):
+    """A manifest that is cut short: it is no plan."""
+
+
 class PartialFailure(MaintenanceError):
     """Some of the work was done and some failed; the counts are in the report, and a re-run converges."""

@@ -35,7 +35,8 @@ class ReconciliationFigures:
     #: Blobs of a known layout, orphans included.
     recognised_blobs: int
     orphan_blobs: int
-    references: int
+    #: Blobs that a row refers to.
+    referenced_blobs: int
     #: Where a row was found whose reference cannot be read; None if there is none.
     unparsable: str | None
 
@@ -91,7 +92,7 @@ def judge_reconciliation(figures: ReconciliationFigures, *, max_orphan_share: fl
                 "Correct or delete that row, then run again",
             )
         )
-    if figures.recognised_blobs and not figures.references:
+    if figures.orphan_blobs and not figures.referenced_blobs:
         objections.append(
             Objection(
                 f"No row refers to any of the {figures.recognised_blobs:,} blobs, which is what a wrong database or a "

@@ -22,6 +22,8 @@ class BlobKind(StrEnum):
     ORPHAN = "orphan"
     #: No row refers to it, but it is younger than the grace period, or its age is unknown.
     TOO_YOUNG = "too young to tell"
+    #: No row refers to it yet, but a task of its run may still write one.
+    UNFINISHED_RUN = "its run is not finished"
     #: Its key is of no known backend's layout.
     UNRECOGNISED = "unrecognised"
     #: Its DAG is none that this Airflow ever knew: another Airflow's.

@@ -45,8 +45,6 @@ class RowReference:
 
     #: The key of the blob relative to the base path.
     key: str
-    #: The text as stored, with its connection id.
-    text: str
     dag_id: str
     run_id: str
     task_id: str
@@ -87,8 +85,8 @@ class Coordinates:
 class DatabaseIdentity:
     """Which metadata database this is, so that a base path can be tied to it."""
 
-    #: Postgres' system identifier and the name of the database: the same after a failover, another after a restore
-    #: into a new cluster.
+    #: Postgres' system identifier and the name of the database: the same after a failover, another after a dump was
+    #: restored elsewhere. A copy of the data directory keeps it, so a copy of production must not share its bucket.
     cluster: str
     database: str
     schema_revision: str

@@ -7,22 +7,22 @@ killed leaves its manifest marked as pending, and the next attempt, or the next 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
-from include.xcom_maintenance.core.errors import ConfigurationError, PartialFailure
+from include.xcom_maintenance.core.errors import PartialFailure, UnreadableManifest
 from include.xcom_maintenance.core.guard import CleanupFigures, judge_cleanup, judge_owner
-from include.xcom_maintenance.core.records import Blob, RunCutoff
+from include.xcom_maintenance.core.records import Blob, Coordinates, RunCutoff
+from include.xcom_maintenance.core.reference_formats import belongs_to, coordinates_of
 from include.xcom_maintenance.core.retention import RunVerdict, judge_runs
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.jobs.ownership import claim, marked_owner
 from include.xcom_maintenance.jobs.sweep import Swept, sweep
 from include.xcom_maintenance.jobs.tally import Tally
 from include.xcom_maintenance.reports.place import ManifestWriter
-from include.xcom_maintenance.reports.report import Table
 
 #: Runs judged and measured by one statement.
 _RUNS_AT_ONCE = 50_000
@@ -39,14 +39,7 @@ def plan(job: Job) -> None:
     tally = Tally(settings.rules())
     with report.phase("plan"), job.place.write_manifest() as manifest:
         now = job.metadata.now()
-        manifest.add(
-            "cleanup",
-            dag_id=report.dag_id,
-            run_id=report.run_id,
-            planned_at=now.isoformat(),
-            database=job.identity.owner,
-            base=str(job.blobs.base) if job.blobs else None,
-        )
+        manifest.add(**job.plan_header("cleanup", now))
         verdicts = judge_runs(job.metadata.runs(), settings.rules(), now=now)
         progress = Progress(job.log, "Runs judged")
         while batch := list(islice(verdicts, _RUNS_AT_ONCE)):
@@ -90,15 +83,11 @@ def _plan_batch(job: Job, verdicts: list[RunVerdict], tally: Tally, manifest: Ma
         tally.goes(verdict, measured.rows, measured.bytes)
     if job.blobs is not None:
         for reference in job.metadata.doomed_references(cutoffs, job.blobs.base):
-            manifest.add(
-                "blob",
-                key=reference.key,
-                dag_id=reference.dag_id,
-                run_id=reference.run_id,
-                task_id=reference.task_id,
-                map_index=reference.map_index,
-                xcom_key=reference.xcom_key,
-            )
+            owner = Coordinates(reference.dag_id, reference.run_id, reference.task_id)
+            if not belongs_to(reference.key, owner, ignored_prefixes=job.ignored_prefixes):
+                tally.paths_of_others += 1
+                continue
+            manifest.add("blob", key=reference.key, map_index=reference.map_index, xcom_key=reference.xcom_key)
             tally.blobs[reference.dag_id] += 1
 
 
@@ -108,34 +97,20 @@ def _plan_batch(job: Job, verdicts: list[RunVerdict], tally: Tally, manifest: Ma
 def apply(job: Job) -> None:
     """Carry out the run's manifest, and what earlier runs left half done.
 
-    :raises ConfigurationError: if the plan was made for another database or base path.
+    :raises ConfigurationError: if the manifest is not this run's plan for what is configured now.
+    :raises ImplausiblePlan: if the base path has become somebody else's.
     :raises PartialFailure: if blobs could not be deleted; everything else was done.
     """
     report = job.report
-    if job.blobs is not None and not _is_ours(job, job.blobs, job.place.read_manifest()):
-        raise ConfigurationError(
-            "The plan was made for another database or base path",
-            setting="blob_base_path",
-            remedy="The configuration changed while the run was under way; run the DAG again. Nothing was changed",
-        )
+    header, lines = job.own_plan()
     if job.blobs is not None and report.headline["blobs_to_purge"]:
         claim(job.blobs, job.identity)
     job.place.mark_pending()
     with report.phase("delete rows"):
-        rows, size, transactions, longest = _delete_rows(job)
-    report.headline |= {
-        "rows_deleted": rows,
-        "bytes_deleted": size,
-        "transactions": transactions,
-        "longest_transaction_seconds": round(longest, 3),
-    }
-    job.log.info("Deleted %s rows (%s bytes) in %s transactions", f"{rows:,}", f"{size:,}", f"{transactions:,}")
+        _delete_rows(job, header, lines)
     failed = 0
     if job.blobs is not None:
-        with report.phase("purge blobs"), job.place.write_deleted() as deleted:
-            swept = _purge(job, job.blobs, job.place.read_manifest(), deleted)
-        report.headline |= {"blobs_deleted": swept.deleted, "blob_bytes_deleted": swept.deleted_bytes}
-        failed = _describe_sweep(job, swept, "Blobs that stay")
+        failed = _purge(job, job.blobs, *job.own_plan(), suffix="")
         if not failed:
             job.place.clear_pending()
         failed += _finish_earlier_runs(job, job.blobs)
@@ -150,67 +125,95 @@ def apply(job: Job) -> None:
     report.finish("enforced")
 
 
-def _delete_rows(job: Job) -> tuple[int, int, int, float]:
-    """Returns rows, stored bytes, transactions, and the seconds of the longest transaction."""
-    rows = size = transactions = 0
-    longest = 0.0
-    progress = Progress(job.log, "Rows deleted", total=job.report.headline.get("rows_to_delete"))
-    lines = (line for line in job.place.read_manifest() if line["kind"] == "rows")
-    for cutoffs, limit in _batches(lines, job.settings.batch_rows, job.settings.batch_bytes):
+def _delete_rows(job: Job, header: dict[str, Any], lines: Iterator[dict[str, Any]]) -> None:
+    """Delete what the manifest names and the policy still gives up; counts go into the headline as they come."""
+    figures = job.report.headline
+    for name in ("rows_deleted", "bytes_deleted", "transactions", "longest_transaction_seconds"):
+        figures.setdefault(name, 0)  # a second attempt adds to what the first one did
+    allowed = _allowed(job, datetime.fromisoformat(header["planned_at"]))
+    progress = Progress(job.log, "Rows deleted", total=figures.get("rows_to_delete"))
+    for cutoffs, limit in _batches(lines, allowed, job.settings.batch_rows, job.settings.batch_bytes):
         while True:
             started = time.monotonic()
             deleted = job.metadata.delete(cutoffs, limit=limit)
-            longest = max(longest, time.monotonic() - started)
-            rows, size, transactions = rows + deleted.rows, size + deleted.bytes, transactions + 1
+            seconds = round(time.monotonic() - started, 3)
+            figures["rows_deleted"] += deleted.rows
+            figures["bytes_deleted"] += deleted.bytes
+            figures["transactions"] += 1
+            figures["longest_transaction_seconds"] = max(figures["longest_transaction_seconds"], seconds)
             progress.add(deleted.rows)
             if job.settings.batch_pause_seconds:
                 time.sleep(job.settings.batch_pause_seconds)
             if deleted.rows < limit:
                 break
-    return rows, size, transactions, longest
+    job.log.info(
+        "Deleted %s rows (%s bytes) in %s transactions",
+        *(f"{figures[name]:,}" for name in ("rows_deleted", "bytes_deleted", "transactions")),
+    )
 
 
-def _batches(lines: Iterable[dict[str, Any]], max_rows: int, max_bytes: int) -> Iterator[tuple[list[RunCutoff], int]]:
+def _allowed(job: Job, planned_at: datetime) -> dict[int, RunCutoff]:
+    """What the policy gives up now, run by run: settings and history may have changed since the plan."""
+    verdicts = judge_runs(job.metadata.runs(), job.settings.rules(), now=planned_at)
+    return {verdict.run.dag_run_id: verdict.cutoff for verdict in verdicts if verdict.cutoff is not None}
+
+
+def _batches(
+    lines: Iterable[dict[str, Any]], allowed: Mapping[int, RunCutoff], max_rows: int, max_bytes: int
+) -> Iterator[tuple[list[RunCutoff], int]]:
     """Batches with the most rows that one transaction may delete.
 
     Whole runs up to the limits, and one row more than was planned, so that one statement sees that nothing is left; a
-    run above the limits comes alone, to be deleted in several steps.
+    run above the limits comes alone, to be deleted in several steps. Of plan and policy the more careful one counts.
     """
     batch: list[RunCutoff] = []
     rows = size = 0
     for line in lines:
-        if batch and (rows + line["rows"] > max_rows or size + line["bytes"] > max_bytes):
-            yield batch, rows + 1
-            batch, rows, size = [], 0, 0
-        cutoff = RunCutoff(line["dag_run_id"], datetime.fromisoformat(line["cutoff"]), line["keep_latest_value"])
+        now = allowed.get(line["dag_run_id"]) if line["kind"] == "rows" else None
+        if now is None:
+            continue
+        cutoff = RunCutoff(
+            dag_run_id=now.dag_run_id,
+            cutoff=min(now.cutoff, datetime.fromisoformat(line["cutoff"])),
+            keep_latest_value=now.keep_latest_value or line["keep_latest_value"],
+        )
         if line["rows"] > max_rows or line["bytes"] > max_bytes:
             yield [cutoff], max(1, min(max_rows, line["rows"] * max_bytes // max(1, line["bytes"])))
             continue
+        if batch and (rows + line["rows"] > max_rows or size + line["bytes"] > max_bytes):
+            yield batch, rows + 1
+            batch, rows, size = [], 0, 0
         batch.append(cutoff)
         rows, size = rows + line["rows"], size + line["bytes"]
     if batch:
         yield batch, rows + 1
 
 
-def _purge(job: Job, blobs: BlobStore, manifest: Iterator[dict[str, Any]], deleted: ManifestWriter) -> Swept:
-    """Delete the blobs that a manifest names, as far as their rows are gone."""
-    header = next(manifest)
-    keys = (line["key"] for line in manifest if line["kind"] == "blob")
-    return sweep(
-        _looked_up(blobs, keys),
-        blobs=blobs,
-        metadata=job.metadata,
-        modified_before=datetime.fromisoformat(header["planned_at"]),
-        progress=Progress(job.log, "Blobs looked at", total=job.report.headline.get("blobs_to_purge")),
-        deleted=deleted,
-        reason=f"its row was deleted by run {header['run_id']}",
-    )
+def _purge(job: Job, blobs: BlobStore, header: dict[str, Any], lines: Iterator[dict[str, Any]], *, suffix: str) -> int:
+    """Delete the blobs that a manifest names, as far as their rows are gone; returns how many failed.
 
-
-def _is_ours(job: Job, blobs: BlobStore, manifest: Iterator[dict[str, Any]]) -> bool:
-    """Whether a manifest was made for the database and the base path that are configured now."""
-    header = next(manifest)
-    return bool(header["base"] == str(blobs.base) and header["database"] == job.identity.owner)
+    :param suffix: of the names of the figures in the headline.
+    """
+    swept = Swept()
+    keys = (line["key"] for line in lines if line["kind"] == "blob" and coordinates_of(line["key"]) is not None)
+    try:
+        with job.report.phase(f"purge blobs{suffix}"), job.place.write_deleted() as deleted:
+            sweep(
+                _looked_up(blobs, keys),
+                into=swept,
+                blobs=blobs,
+                metadata=job.metadata,
+                modified_before=datetime.fromisoformat(header["planned_at"]),
+                progress=Progress(job.log, "Blobs looked at", total=job.report.headline.get("blobs_to_purge")),
+                deleted=deleted,
+                reason=f"its row was deleted by run {header['run_id']}",
+            )
+    finally:
+        figures = job.report.headline
+        for name, count in (("blobs_deleted", swept.deleted), ("blob_bytes_deleted", swept.deleted_bytes)):
+            figures[name + suffix] = figures.get(name + suffix, 0) + count
+        swept.describe(job.report, job.log, f"Blobs that stay{suffix.replace('_', ' ')}")
+    return swept.failed
 
 
 def _looked_up(blobs: BlobStore, keys: Iterator[str]) -> Iterator[Blob]:
@@ -221,38 +224,21 @@ def _looked_up(blobs: BlobStore, keys: Iterator[str]) -> Iterator[Blob]:
 def _finish_earlier_runs(job: Job, blobs: BlobStore) -> int:
     """Purge what runs that were killed between row and blob left behind; returns how many blobs failed."""
     failed = 0
-    headline = job.report.headline
     for name in job.place.pending_manifests():
-        if not _is_ours(job, blobs, job.place.read_manifest(name)):
-            job.report.warnings.append(
-                f"{name} was not finished by its run and is left alone: it was made for another database or base path."
-            )
+        try:
+            lines = job.place.read_manifest(name)
+            header = next(lines)
+            if not job.is_for_us(header):
+                job.report.warnings.append(
+                    f"{name} is pending and left alone: it is for another database or base path."
+                )
+                continue
+            job.log.info("An earlier run did not finish its manifest %s; its blobs are purged now", name)
+            left = _purge(job, blobs, header, lines, suffix="_for_earlier_runs")
+        except UnreadableManifest as error:
+            job.report.warnings.append(f"{name} is pending and cannot be read: {error.problem}. Delete it by hand.")
             continue
-        job.log.info("An earlier run did not finish its manifest %s; its blobs are purged now", name)
-        with job.report.phase(f"finish {name}"), job.place.write_deleted() as deleted:
-            swept = _purge(job, blobs, job.place.read_manifest(name), deleted)
-        for figure, count in (("blobs", swept.deleted), ("blob_bytes", swept.deleted_bytes)):
-            key = f"{figure}_deleted_for_earlier_runs"
-            headline[key] = headline.get(key, 0) + count
-        this_failed = _describe_sweep(job, swept, f"Blobs of {name} that stay")
-        if not this_failed:
+        if not left:
             job.place.clear_pending(name)
-        failed += this_failed
+        failed += left
     return failed
-
-
-def _describe_sweep(job: Job, swept: Swept, title: str) -> int:
-    """Put what was left, and what failed, into the report; returns how many failed."""
-    if swept.left:
-        left = [[reason, count] for reason, count in swept.left.most_common()]
-        job.report.put(Table(title, ["reason", "blobs"], left))
-    if swept.failures:
-        failures = [list(failure) for failure in swept.failures]
-        job.report.put(Table("Blobs that could not be deleted", ["blob", "answer"], failures))
-    job.log.info(
-        "Purged %s blobs (%s bytes); left %s",
-        f"{swept.deleted:,}",
-        f"{swept.deleted_bytes:,}",
-        dict(swept.left),
-    )
-    return swept.failed

@@ -10,14 +10,16 @@ from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.orphans import BlobKind, FoundBlob, UnmatchedReference
-from include.xcom_maintenance.core.records import RowReference
+from include.xcom_maintenance.core.records import Blob, Coordinates, RowReference
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.jobs.ownership import OWNER_MARKER
 from include.xcom_maintenance.reports.place import ManifestWriter
 from include.xcom_maintenance.reports.report import Table
 
 #: References whose blob the listing did not show are looked up again, this many at once.
-_CHECK_AT_ONCE = 500
+_REFERENCES_AT_ONCE = 500
+#: Blobs that may be orphans are looked up in the metadata database, this many by one look.
+_CANDIDATES_AT_ONCE = 20_000
 
 
 @dataclass(slots=True)
@@ -55,42 +57,63 @@ class Findings:
         manifest: ManifestWriter,
         snapshot: datetime,
     ) -> None:
+        """Count the findings and write them down; what looks wrong is looked up again first, many at a time."""
         progress = Progress(self._job.log, "Blobs compared")
+        candidates: list[FoundBlob] = []
         unmatched: list[RowReference] = []
         for finding in findings:
-            if isinstance(finding, FoundBlob):
-                self._take_blob(finding, manifest, snapshot)
-                progress.add()
-            elif _can_dangle(finding.reference):
-                unmatched.append(finding.reference)
-                if len(unmatched) >= _CHECK_AT_ONCE:
-                    self._take_references(unmatched, blobs, manifest, snapshot)
-                    unmatched = []
-        self._take_references(unmatched, blobs, manifest, snapshot)
+            if isinstance(finding, UnmatchedReference):
+                if _can_dangle(finding.reference):
+                    unmatched.append(finding.reference)
+            elif finding.kind is BlobKind.ORPHAN:
+                candidates.append(finding)
+            else:
+                self._take_other(finding.blob, finding.kind, snapshot)
+            progress.add()
+            if len(unmatched) >= _REFERENCES_AT_ONCE:
+                self._take_unmatched(unmatched, blobs, manifest, snapshot)
+                unmatched = []
+            if len(candidates) >= _CANDIDATES_AT_ONCE:
+                self._take_candidates(candidates, manifest, snapshot)
+                candidates = []
+        self._take_unmatched(unmatched, blobs, manifest, snapshot)
+        self._take_candidates(candidates, manifest, snapshot)
 
-    def _take_blob(self, found: FoundBlob, manifest: ManifestWriter, snapshot: datetime) -> None:
-        blob, kind, whose = found.blob, found.kind, found.coordinates
+    def _take_other(self, blob: Blob, kind: BlobKind, snapshot: datetime) -> None:
         if blob.key == OWNER_MARKER:
             return
-        if kind is BlobKind.ORPHAN and whose is not None and not self._is_known(whose.dag_id):
-            kind = BlobKind.FOREIGN
         self.count[kind] += 1
         self.size[kind] += blob.size
-        if kind in {BlobKind.UNRECOGNISED, BlobKind.FOREIGN}:
-            if len(self._odd) < self._top:
-                self._odd.append([blob.key, kind, blob.size, _age(blob.last_modified, snapshot)])
+        if kind in {BlobKind.UNRECOGNISED, BlobKind.FOREIGN} and len(self._odd) < self._top:
+            self._odd.append([blob.key, kind, blob.size, _age(blob.last_modified, snapshot)])
+
+    def _take_candidates(self, candidates: list[FoundBlob], manifest: ManifestWriter, snapshot: datetime) -> None:
+        """Of blobs without a plain reference, those that are orphans by the same rules by which they are swept."""
+        if not candidates:
             return
-        if kind is not BlobKind.ORPHAN or whose is None:
-            return
+        metadata = self._job.metadata
+        referenced = metadata.referenced([found.blob.key for found in candidates])
+        unfinished = metadata.unfinished_runs([found.coordinates for found in candidates if found.coordinates])
+        for found in candidates:
+            blob, whose = found.blob, found.coordinates
+            if whose is None or blob.key in referenced:
+                self._take_other(blob, BlobKind.REFERENCED, snapshot)
+            elif not self._is_known(whose.dag_id):
+                self._take_other(blob, BlobKind.FOREIGN, snapshot)
+            elif (whose.dag_id, whose.run_id) in unfinished:
+                self._take_other(blob, BlobKind.UNFINISHED_RUN, snapshot)
+            else:
+                self._take_other(blob, BlobKind.ORPHAN, snapshot)
+                self._take_orphan(blob, whose, manifest, snapshot)
+
+    def _take_orphan(self, blob: Blob, whose: Coordinates, manifest: ManifestWriter, snapshot: datetime) -> None:
         manifest.add(
             "orphan",
             key=blob.key,
             bytes=blob.size,
             last_modified=blob.last_modified.isoformat() if blob.last_modified else None,
             version=blob.version,
-            dag_id=whose.dag_id,
-            run_id=whose.run_id,
-            task_id=whose.task_id,
+            **asdict(whose),
             reason="no row refers to it",
         )
         per_dag = self._dags[whose.dag_id]
@@ -106,19 +129,15 @@ class Findings:
             self._known[dag_id] = dag_id in self._job.metadata.known_dags([dag_id])
         return self._known[dag_id]
 
-    def _take_references(
+    def _take_unmatched(
         self, references: list[RowReference], blobs: BlobStore, manifest: ManifestWriter, snapshot: datetime
     ) -> None:
         """Of references without a listed blob, those whose blob is really not there and whose row still is."""
         if not references:
             return
-        keys = list(dict.fromkeys(reference.key for reference in references))
-        there = {blob.key for blob in blobs.head(keys)}
-        missing = [key for key in keys if key not in there]
-        still = self._job.metadata.referenced(blobs.base, missing) if missing else set()
-        for reference in references:
-            if reference.key not in still:
-                continue
+        there = {blob.key for blob in blobs.head(list({reference.key for reference in references}))}
+        dangling = [reference for reference in references if reference.key not in there]
+        for reference in self._job.metadata.still_there(dangling) if dangling else ():
             self.dangling += 1
             self._dags[reference.dag_id].dangling += 1
             manifest.add("dangling", **asdict(reference))

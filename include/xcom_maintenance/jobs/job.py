@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
-from include.xcom_maintenance.core.errors import ImplausiblePlan
+from include.xcom_maintenance.core.errors import ConfigurationError, ImplausiblePlan
 from include.xcom_maintenance.core.guard import Objection
 from include.xcom_maintenance.core.records import DatabaseIdentity
 from include.xcom_maintenance.metadata.port import MetadataStore
@@ -33,6 +36,39 @@ class Job:
     @property
     def enforcing(self) -> bool:
         return self.report.mode == "enforce"
+
+    def plan_header(self, kind: str, planned_at: datetime) -> dict[str, Any]:
+        """The first line of a manifest: whose plan it is, and for which database and base path."""
+        return {
+            "kind": kind,
+            "plan_id": self.report.plan_id,
+            "dag_id": self.report.dag_id,
+            "run_id": self.report.run_id,
+            "planned_at": planned_at.isoformat(),
+            "database": self.identity.owner,
+            "base": str(self.blobs.base) if self.blobs else None,
+        }
+
+    def own_plan(self) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+        """The header and the lines of the run's own manifest.
+
+        :raises ConfigurationError: if it is not the plan that this run made for what is configured now.
+        """
+        lines = self.place.read_manifest()
+        header = next(lines)
+        if header["plan_id"] != self.report.plan_id or not self.is_for_us(header):
+            raise ConfigurationError(
+                "The manifest was made by another run, or for another database or base path",
+                setting="report_path, metadata_conn_id, blob_base_path",
+                remedy="The configuration changed while the run was under way, or two Airflows share a report path; "
+                "run the DAG again. Nothing was changed",
+            )
+        return header, lines
+
+    def is_for_us(self, header: dict[str, Any]) -> bool:
+        """Whether a manifest was made for the database and the base path that are configured now."""
+        base = str(self.blobs.base) if self.blobs else None
+        return bool(header["database"] == self.identity.owner and header["base"] == base)
 
     def object_to(self, objections: list[Objection]) -> None:
         """Put the guard's objections into the report; in enforce mode they stop the run.

@@ -6,6 +6,8 @@ import json
 from datetime import UTC, datetime
 
 from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.core.errors import ImplausiblePlan
+from include.xcom_maintenance.core.guard import judge_owner
 from include.xcom_maintenance.core.records import DatabaseIdentity
 
 #: Relative to the base path. Its name is of no backend's layout.
@@ -24,8 +26,13 @@ def marked_owner(blobs: BlobStore) -> str | None:
 
 
 def claim(blobs: BlobStore, identity: DatabaseIdentity) -> None:
-    """Mark the base path as ours, unless it is marked already; to be called before anything is deleted."""
+    """Mark the base path as ours, unless it is marked already; to be called before anything is deleted.
+
+    :raises ImplausiblePlan: if it is marked as somebody else's, or is just being.
+    """
     if marked_owner(blobs) is None:
-        note = "The XCom blobs below this path belong to the metadata database named here; see docs/safety.md."
+        note = "The XCom blobs below this path belong to the metadata database named here."
         marker = {"owner": identity.owner, "since": datetime.now(UTC).isoformat(timespec="seconds"), "note": note}
         blobs.put(OWNER_MARKER, json.dumps(marker, indent=2).encode())
+    for objection in judge_owner(marked_owner(blobs), identity.owner):
+        raise ImplausiblePlan(objection.problem, setting=objection.setting, remedy=objection.remedy)

@@ -20,9 +20,8 @@ from include.xcom_maintenance.core.records import Blob, RowReference
 from include.xcom_maintenance.jobs.findings import Findings
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.jobs.ownership import claim, marked_owner
-from include.xcom_maintenance.jobs.sweep import sweep
+from include.xcom_maintenance.jobs.sweep import Swept, sweep
 from include.xcom_maintenance.metadata.port import UnparsableReference
-from include.xcom_maintenance.reports.report import Table
 
 # -- find --------------------------------------------------
 
@@ -49,15 +48,8 @@ def find(job: Job) -> None:
                 # Without all references nothing can be said of any blob.
                 references, unparsable = 0, error.where + ": " + error.why
         with report.phase("compare"), job.place.write_manifest() as manifest:
-            manifest.add(
-                "reconciliation",
-                dag_id=report.dag_id,
-                run_id=report.run_id,
-                snapshot_at=snapshot.isoformat(),
-                modified_before=(snapshot - settings.grace_period).isoformat(),
-                database=job.identity.owner,
-                base=str(blobs.base),
-            )
+            header = job.plan_header("reconciliation", snapshot)
+            manifest.add(**header, modified_before=(snapshot - settings.grace_period).isoformat())
             if unparsable is None:
                 findings = match(
                     blobs.list(),
@@ -72,7 +64,7 @@ def find(job: Job) -> None:
         figures = ReconciliationFigures(
             recognised_blobs=found.recognised,
             orphan_blobs=found.count[BlobKind.ORPHAN],
-            references=references,
+            referenced_blobs=found.count[BlobKind.REFERENCED],
             unparsable=unparsable,
         )
         job.object_to(
@@ -115,42 +107,34 @@ def _unspool(spool: IO[str]) -> Iterator[RowReference]:
 def apply(job: Job) -> None:
     """Sweep the orphans that the run's manifest names, each verified again just before.
 
+    :raises ConfigurationError: if the manifest is not this run's plan for what is configured now.
+    :raises ImplausiblePlan: if the base path has become somebody else's.
     :raises PartialFailure: if some could not be deleted; the others were.
     """
-    blobs = _blobs(job)
-    manifest = job.place.read_manifest()
-    header = next(manifest)
-    if header["base"] != str(blobs.base) or header["database"] != job.identity.owner:
-        raise ConfigurationError(
-            "The manifest was made for another database or base path",
-            setting="blob_base_path",
-            remedy="The configuration changed while the run was under way; run the DAG again",
-        )
-    if job.report.headline["orphan_blobs"]:
+    blobs, figures = _blobs(job), job.report.headline
+    header, lines = job.own_plan()
+    if figures["orphan_blobs"]:
         claim(blobs, job.identity)
-    with job.report.phase("sweep"), job.place.write_deleted() as deleted:
-        swept = sweep(
-            (_candidate(line) for line in manifest if line["kind"] == "orphan"),
-            blobs=blobs,
-            metadata=job.metadata,
-            modified_before=datetime.fromisoformat(header["modified_before"]),
-            progress=Progress(job.log, "Orphans swept", total=job.report.headline.get("orphan_blobs")),
-            deleted=deleted,
-            reason="no row refers to it",
-        )
-    job.report.headline |= {"orphans_deleted": swept.deleted, "orphan_bytes_deleted": swept.deleted_bytes}
-    job.log.info(
-        "Deleted %s orphans (%s bytes); left %s",
-        f"{swept.deleted:,}",
-        f"{swept.deleted_bytes:,}",
-        dict(swept.left),
-    )
-    if swept.left:
-        left = [[reason, count] for reason, count in swept.left.most_common()]
-        job.report.put(Table("Candidates that were left", ["reason", "blobs"], left), first=True)
+    swept = Swept()
+    # The grace period may have been raised since the plan; the longer one counts.
+    grace = datetime.fromisoformat(header["planned_at"]) - job.settings.grace_period
+    try:
+        with job.report.phase("sweep"), job.place.write_deleted() as deleted:
+            sweep(
+                (_candidate(line) for line in lines if line["kind"] == "orphan"),
+                into=swept,
+                blobs=blobs,
+                metadata=job.metadata,
+                modified_before=min(grace, datetime.fromisoformat(header["modified_before"])),
+                progress=Progress(job.log, "Orphans swept", total=figures.get("orphan_blobs")),
+                deleted=deleted,
+                reason="no row refers to it",
+            )
+    finally:
+        for name, count in (("orphans_deleted", swept.deleted), ("orphan_bytes_deleted", swept.deleted_bytes)):
+            figures[name] = figures.get(name, 0) + count
+        swept.describe(job.report, job.log, "Candidates that were left")
     if swept.failed:
-        failures = [list(failure) for failure in swept.failures]
-        job.report.put(Table("Blobs that could not be deleted", ["blob", "answer"], failures), first=True)
         raise PartialFailure(
             f"{swept.failed:,} orphans could not be deleted, {swept.deleted:,} were",
             setting="blob_base_path",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ from include.xcom_maintenance.core.reference_formats import coordinates_of
 from include.xcom_maintenance.jobs.job import Progress
 from include.xcom_maintenance.metadata.port import MetadataStore
 from include.xcom_maintenance.reports.place import ManifestWriter
+from include.xcom_maintenance.reports.report import Report, Table
 
 #: Candidates verified by one look at the metadata database.
-_BATCH = 5_000
+_BATCH = 20_000
 #: Stores tell times in whole seconds, cut off: a blob may have been written this much later than they say.
 _WHOLE_SECONDS = timedelta(seconds=1)
 
@@ -45,53 +47,64 @@ class Swept:
     def failed(self) -> int:
         return self.left[DeleteResult.FAILED]
 
+    def describe(self, report: Report, log: logging.Logger, title: str) -> None:
+        """Put what was left, and what failed, into the report and the log."""
+        if self.left:
+            report.put(Table(title, ["reason", "blobs"], [[*item] for item in self.left.most_common()]), first=True)
+        if self.failures:
+            failures = [list(failure) for failure in self.failures]
+            report.put(Table("Blobs that could not be deleted", ["blob", "answer"], failures), first=True)
+        log.info(
+            "Deleted %s blobs (%s bytes); left %s", f"{self.deleted:,}", f"{self.deleted_bytes:,}", dict(self.left)
+        )
+
 
 def sweep(
     candidates: Iterable[Blob],
     *,
+    into: Swept,
     blobs: BlobStore,
     metadata: MetadataStore,
     modified_before: datetime,
     progress: Progress,
     deleted: ManifestWriter,
     reason: str,
-) -> Swept:
+) -> None:
     """Delete those candidates that nothing refers to and that are still what they were when they were looked at.
 
     The order is what makes it safe: the candidate's version was taken before the metadata database is asked; a blob
     that is written again afterwards has another version and is left alone.
 
     :param candidates: as they were listed or looked up; only what is named here is ever deleted.
+    :param into: is filled as the work goes on, so that what was done is known even if it breaks off.
     :param modified_before: younger blobs are left alone (UTC).
     :param deleted: is told of every blob that was deleted, with its size and ``reason``.
     """
-    swept = Swept()
     for batch in _batches(candidates):
         doomed = []
-        referenced = metadata.referenced(blobs.base, [blob.key for blob in batch])
+        referenced = metadata.referenced([blob.key for blob in batch])
         runs = {blob.key: found for blob in batch if (found := coordinates_of(blob.key)) is not None}
         unfinished = metadata.unfinished_runs(runs.values())
         for blob in batch:
             run = runs.get(blob.key)
             if blob.key in referenced:
-                swept.left[Kept.REFERENCED] += 1
+                into.left[Kept.REFERENCED] += 1
             elif run is not None and (run.dag_id, run.run_id) in unfinished:
-                swept.left[Kept.UNFINISHED_RUN] += 1
+                into.left[Kept.UNFINISHED_RUN] += 1
             elif blob.last_modified is None or blob.last_modified + _WHOLE_SECONDS > modified_before:
-                swept.left[Kept.TOO_YOUNG] += 1
+                into.left[Kept.TOO_YOUNG] += 1
             else:
                 doomed.append(blob)
         for deletion in blobs.delete_unchanged(doomed):
             if deletion.result is DeleteResult.DELETED:
-                swept.deleted += 1
-                swept.deleted_bytes += deletion.blob.size
+                into.deleted += 1
+                into.deleted_bytes += deletion.blob.size
                 _write_down(deleted, deletion.blob, reason)
             else:
-                swept.left[deletion.result] += 1
-                if deletion.result is DeleteResult.FAILED and len(swept.failures) < 10:
-                    swept.failures.append((deletion.blob.key, deletion.detail))
+                into.left[deletion.result] += 1
+                if deletion.result is DeleteResult.FAILED and len(into.failures) < 10:
+                    into.failures.append((deletion.blob.key, deletion.detail))
         progress.add(len(batch))
-    return swept
 
 
 def _write_down(deleted: ManifestWriter, blob: Blob, reason: str) -> None:

@@ -30,6 +30,8 @@ class Tally:
         self._kept: Counter[Reason] = Counter()
         #: Blobs that go with their rows, by DAG.
         self.blobs: Counter[str] = Counter()
+        #: Doomed rows that hold a path below the base path which no backend wrote for them.
+        self.paths_of_others = 0
 
     def judged(self, verdict: RunVerdict) -> None:
         """Count a run; one with a cutoff counts as kept until it turns out that rows of it go."""
@@ -66,6 +68,11 @@ class Tally:
             job.report.warnings.append(
                 "No blob store is configured (blob_base_path, or [common.io] xcom_objectstorage_path), so only rows "
                 "are looked at."
+            )
+        if self.paths_of_others:
+            job.report.warnings.append(
+                f"{self.paths_of_others:,} rows that go hold a path below the blob base path that no known backend "
+                "wrote for them; what lies there is left alone."
             )
         job.log.info(
             "Plan: %s of %s rows (%s bytes), of %s runs, go, and %s blobs with them; %s runs keep all their rows",

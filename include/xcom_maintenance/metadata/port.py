@@ -105,7 +105,10 @@ class MetadataStore(Protocol):
         """References to blobs below ``base`` that are the whole value of a row that ``delete`` would take now."""
 
     def delete(self, cutoffs: Sequence[RunCutoff], *, limit: int) -> Deleted:
-        """Delete at most ``limit`` rows in one short transaction, every condition checked in the statement itself."""
+        """Delete at most ``limit`` rows in one short transaction, every condition checked in the statement itself.
+
+        If a run of the batch is found to have come to life meanwhile, nothing of that run is deleted.
+        """
 
     def references(self, base: BasePath) -> Iterator[RowReference]:
         """Every reference to a blob below ``base``, wherever in a value and in archive tables too.
@@ -115,8 +118,16 @@ class MetadataStore(Protocol):
         :raises UnparsableReference: for a value that looks like a reference and cannot be read as one.
         """
 
-    def referenced(self, base: BasePath, keys: Collection[str]) -> set[str]:
-        """Those of ``keys`` (relative to ``base``) that a row refers to right now, archive tables included."""
+    def referenced(self, keys: Collection[str]) -> set[str]:
+        """Those of ``keys`` that a row may refer to right now, archive tables included.
+
+        Generous on purpose: it is enough that the unique part of a blob's name occurs anywhere in a value.
+
+        :param keys: of a known layout.
+        """
+
+    def still_there(self, references: Sequence[RowReference]) -> list[RowReference]:
+        """Those references of the ``xcom`` table whose row has not been deleted meanwhile."""
 
     def unfinished_runs(self, runs: Collection[Coordinates]) -> set[tuple[str, str]]:
         """The (dag_id, run_id) among ``runs`` that are, or have a task instance, in no final state right now."""

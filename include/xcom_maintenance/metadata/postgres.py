@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from datetime import datetime
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from include.xcom_maintenance.core.records import (
     RunCutoff,
     RunRows,
 )
+from include.xcom_maintenance.core.reference_formats import UNIQUE_PART, coordinates_of, unique_part
 from include.xcom_maintenance.core.retention import FINISHED_RUN_STATES, FINISHED_TASK_STATES
 from include.xcom_maintenance.core.sizes import BANDS, Band
 from include.xcom_maintenance.metadata import postgres_sql as sql
@@ -36,7 +37,8 @@ _FETCH = 5_000
 _STATES = {"run_states": list(FINISHED_RUN_STATES), "task_states": list(FINISHED_TASK_STATES)}
 #: Local to the transaction, which survives a pooler that hands connections round.
 _SET_TIMEOUTS = """SELECT set_config('lock_timeout', %(lock_timeout)s, true),
-    set_config('statement_timeout', %(statement_timeout)s, true), set_config('jit', 'off', true)"""
+    set_config('statement_timeout', %(statement_timeout)s, true), set_config('jit', 'off', true),
+    set_config('idle_in_transaction_session_timeout', '0', true)"""
 
 
 class PostgresMetadataStore:
@@ -66,7 +68,7 @@ class PostgresMetadataStore:
         }
         self._accepted_revision = accepted_revision
         self._connection: Any = None
-        self._lock_runs = ""
+        self._may_lock_runs = False
 
     def __enter__(self) -> Self:
         return self
@@ -127,9 +129,9 @@ class PostgresMetadataStore:
                 setting=self._setting,
                 remedy=f"As the owner of the tables, run: {grants}",
             )
-        # FOR SHARE needs a right to write; without it the delete still re-checks the runs in its own snapshot.
+        # FOR SHARE needs a right to write; without it the delete still looks at the runs before and after.
         lockable = self._rows("SELECT has_any_column_privilege('dag_run', 'UPDATE')", {})[0][0]
-        self._lock_runs = sql.LOCK_RUNS if may_delete and lockable else ""
+        self._may_lock_runs = bool(lockable)
 
     def _identity(self) -> DatabaseIdentity:
         [(cluster, database)] = self._rows(
@@ -148,7 +150,8 @@ class PostgresMetadataStore:
 
     def now(self) -> datetime:
         [(now,)] = self._rows("SELECT clock_timestamp()", {})
-        return now  # type: ignore[no-any-return]
+        # In UTC, whatever the session says: a day of a zone with summer time can have 23 hours.
+        return now.astimezone(UTC)  # type: ignore[no-any-return]
 
     # -- retention -------------------------------------------------------------------------------------------------
 
@@ -162,17 +165,31 @@ class PostgresMetadataStore:
         ]
 
     def doomed_references(self, cutoffs: Sequence[RunCutoff], base: BasePath) -> Iterator[RowReference]:
-        for *place, size, text in self._stream(
-            _for(sql.DOOMED_REFERENCES, cutoffs), {**_batch(cutoffs), "marker": base.marker}
-        ):
-            found = _reference("xcom", *place, stored_bytes=size, token=text, text=text, whole=True, base=base)
-            if found is not None:
-                yield found
+        parameters = {**_batch(cutoffs), "marker": base.marker}
+        for *place, size, text in self._stream(_for(sql.DOOMED_REFERENCES, cutoffs), parameters):
+            # One that cannot be read names no blob that a backend wrote.
+            with suppress(UnparsableReference):
+                found = _reference("xcom", *place, stored_bytes=size, text=text, entire=True, whole=True, base=base)
+                if found is not None:
+                    yield found
 
     def delete(self, cutoffs: Sequence[RunCutoff], *, limit: int) -> Deleted:
-        statement = _for(sql.DELETE, cutoffs, lock=self._lock_runs)
-        [(rows, size)] = self._rows(statement, {**_batch(cutoffs), "limit": limit})
-        return Deleted(rows, int(size))
+        remaining = list(cutoffs)
+        while remaining:
+            batch = {**_batch(remaining), "limit": limit}
+            with self._transaction() as cursor:
+                if self._may_lock_runs:
+                    cursor.execute(sql.LOCK_RUNS, batch)
+                cursor.execute(_for(sql.DELETE, remaining), batch)
+                [(rows, size)] = cursor.fetchall()
+                cursor.execute(sql.UNFINISHED_AFTER_ALL, batch)
+                revived = {row[0] for row in cursor.fetchall()}
+                if not rows or not revived:
+                    return Deleted(rows, int(size))
+                # A run of the batch came to life while the statement ran: as if nothing had been deleted, without it.
+                self._connection.rollback()
+            remaining = [cutoff for cutoff in remaining if cutoff.dag_run_id not in revived]
+        return Deleted(0, 0)
 
     # -- references ------------------------------------------------------------------------------------------------
 
@@ -183,10 +200,33 @@ class PostgresMetadataStore:
             if found is not None:
                 yield found
 
-    def referenced(self, base: BasePath, keys: Collection[str]) -> set[str]:
-        statement = f"SELECT * FROM ({self._all_references()}) refs WHERE blob_key = ANY(%(keys)s::text[])"
-        rows = self._rows(statement, {"marker": base.marker, "keys": list(keys)})
-        return {found.key for row in rows if (found := _reference_of_row(row, base)) is not None}
+    def referenced(self, keys: Collection[str]) -> set[str]:
+        by_name: dict[str, set[str]] = {}
+        for key in keys:
+            name = unique_part(key)
+            if name is None:
+                raise ValueError("only blobs of a known layout can be looked up")
+            by_name.setdefault(name, set()).add(key)
+        # One snapshot: `airflow db clean` moves rows from one of these tables to another.
+        with self._transaction(one_snapshot=True) as cursor:
+            cursor.execute(sql.ARCHIVE_TABLES, {})
+            tables = [("xcom", sql.REQUIRED_COLUMNS["xcom"]), *((name, cols) for name, cols, _ in cursor.fetchall())]
+            statement = "\nUNION\n".join(sql.names_in(name, dict(cols), UNIQUE_PART) for name, cols in tables)
+            cursor.execute(statement, {"names": list(by_name)})
+            return {key for (name,) in cursor.fetchall() for key in by_name[name]}
+
+    def still_there(self, references: Sequence[RowReference]) -> list[RowReference]:
+        found = self._rows(
+            sql.EXISTING_ROWS,
+            {
+                "dag_ids": [r.dag_id for r in references],
+                "task_ids": [r.task_id for r in references],
+                "run_ids": [r.run_id for r in references],
+                "map_indexes": [r.map_index for r in references],
+                "keys": [r.xcom_key for r in references],
+            },
+        )
+        return [references[number - 1] for (number,) in sorted(found)]
 
     def _all_references(self) -> str:
         sources = [("xcom", sql.REQUIRED_COLUMNS["xcom"])]
@@ -264,13 +304,18 @@ class PostgresMetadataStore:
                     yield from rows
 
     @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        """One transaction with its own timeouts."""
+    def _transaction(self, *, one_snapshot: bool = False) -> Iterator[Any]:
+        """One transaction with its own timeouts.
+
+        :param one_snapshot: let all its statements see the same state of the database.
+        """
         with translated(self._setting):
             if self._connection is None:
                 self._connection = self._open()
             try:
                 with self._connection.cursor() as cursor:
+                    if one_snapshot:
+                        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                     cursor.execute(_SET_TIMEOUTS, self._timeouts)
                     yield cursor
                 self._connection.commit()
@@ -280,10 +325,11 @@ class PostgresMetadataStore:
                 raise
 
 
-def _for(statement: str, cutoffs: Sequence[RunCutoff], *, lock: str = "") -> str:
+def _for(statement: str, cutoffs: Sequence[RunCutoff]) -> str:
     """A statement over the rows that go, with only the conditions that these cutoffs need."""
-    not_latest = sql.NOT_LATEST if any(cutoff.keep_latest_value for cutoff in cutoffs) else "true"
-    return statement.format(not_latest=not_latest, lock=lock)
+    if any(cutoff.keep_latest_value for cutoff in cutoffs):
+        return statement.format(keepers=sql.KEEPERS, not_kept=sql.NOT_KEPT)
+    return statement.format(keepers="", not_kept="true")
 
 
 def _batch(cutoffs: Sequence[RunCutoff]) -> dict[str, Any]:
@@ -301,8 +347,8 @@ def _in_band(band: Band) -> str:
 
 
 def _reference_of_row(row: Sequence[Any], base: BasePath) -> RowReference | None:
-    *place, size, token, text, whole, _ = row
-    return _reference(*place, stored_bytes=size, token=token, text=text, whole=whole, base=base)
+    *place, size, text, entire, whole, _ = row
+    return _reference(*place, stored_bytes=size, text=text, entire=entire, whole=whole, base=base)
 
 
 def _reference(
@@ -315,28 +361,30 @@ def _reference(
     timestamp: datetime | None,
     *,
     stored_bytes: int,
-    token: str,
     text: str,
+    entire: bool,
     whole: bool,
     base: BasePath,
 ) -> RowReference | None:
     """A reference below ``base``, or None for a mere mention of another bucket or path.
 
-    :param token: the JSON string in which it was found; one that names something below ``base``, and is no sentence,
+    :param text: the text of the reference; what is longer than any path is cut off.
+    :param entire: whether it is all of a JSON string. One that is, names something below ``base`` and is no sentence,
         must be readable.
+    :param whole: whether it is all of the row's value, too.
     """
     try:
         uri = BlobUri.parse(text)
     except InvalidBlobUri as why:
-        if text == token and base.claims(token) and not re.search(r"\s", token):
+        if entire and base.claims(text) and not re.search(r"\s", text):
             where = f"{table}: dag_id={dag_id!r} run_id={run_id!r} task_id={task_id!r} key={xcom_key!r}"
             raise UnparsableReference(where, str(why)) from None
         return None
     if not base.contains(uri):
         return None
+    key = uri.key.removeprefix(base.prefix)
     return RowReference(
-        key=uri.key.removeprefix(base.prefix),
-        text=text,
+        key=key,
         dag_id=dag_id,
         run_id=run_id,
         task_id=task_id,
@@ -345,5 +393,6 @@ def _reference(
         timestamp=timestamp,
         table=table,
         stored_bytes=stored_bytes,
-        whole=whole,
+        # What stands below the base path but is of no known layout is a user's own text, not a backend's reference.
+        whole=whole and coordinates_of(key) is not None,
     )

@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
+#: A run that may still pull: {run} is an alias of dag_run.
+_UNFINISHED = """({run}.state IS NULL OR NOT {run}.state = ANY(%(run_states)s) OR EXISTS (
+        SELECT FROM task_instance t
+        WHERE t.dag_id = {run}.dag_id AND t.run_id = {run}.run_id
+          AND (t.state IS NULL OR NOT t.state = ANY(%(task_states)s))))"""
+
 #: The runs of a batch that may lose rows at this moment. Planning, measuring and deleting share this text, so that a
 #: report tells the truth and the condition stands in the DELETE itself.
-_LIVE = """
+_LIVE = f"""
 live AS MATERIALIZED (
-    SELECT d.id, d.cutoff, d.keep_latest, r.logical_date
+    SELECT d.id, d.cutoff, d.keep_latest, r.dag_id
     FROM unnest(%(ids)s::int[], %(cutoffs)s::timestamptz[], %(keep_latest)s::boolean[])
          AS d(id, cutoff, keep_latest)
     JOIN dag_run r ON r.id = d.id
-    WHERE r.state = ANY(%(run_states)s)
-      AND NOT EXISTS (
-          SELECT FROM task_instance t
-          WHERE t.dag_id = r.dag_id AND t.run_id = r.run_id
-            AND (t.state IS NULL OR NOT t.state = ANY(%(task_states)s)))
-    {lock}
+    WHERE NOT {_UNFINISHED.format(run="r")}
 )"""
+
+#: For {keepers}, where a run keeps its latest values: the rows that xcom_pull(include_prior_dates=True) would take, if
+#: it were called by the next run or by any run that is not finished. Airflow looks at rows of runs whose logical date,
+#: or else due date, is not after the caller's, and prefers those without a logical date, then the latest logical date,
+#: then the latest push. Rows of unfinished runs do not count: a retry removes them. Computed once per statement.
+KEEPERS = f""",
+unfinished AS MATERIALIZED (
+    SELECT r.id, r.dag_id, coalesce(r.logical_date, r.run_after) AS sees_until
+    FROM dag_run r
+    WHERE r.dag_id IN (SELECT dag_id FROM live WHERE keep_latest) AND {_UNFINISHED.format(run="r")}
+),
+keepers AS MATERIALIZED (
+    SELECT DISTINCT ON (caller.dag_id, caller.id, n.task_id, n.map_index, n.key, nr.logical_date IS NULL)
+           n.dag_run_id, n.task_id, n.map_index, n.key
+    FROM (
+        SELECT DISTINCT NULL::int AS id, dag_id, 'infinity'::timestamptz AS sees_until FROM live WHERE keep_latest
+        UNION ALL
+        SELECT id, dag_id, sees_until FROM unfinished
+    ) caller
+    JOIN xcom n ON n.dag_id = caller.dag_id
+    JOIN dag_run nr ON nr.id = n.dag_run_id
+    WHERE coalesce(nr.logical_date, nr.run_after) <= caller.sees_until
+      AND NOT EXISTS (SELECT FROM unfinished u WHERE u.id = nr.id)
+    ORDER BY caller.dag_id, caller.id, n.task_id, n.map_index, n.key, nr.logical_date IS NULL,
+             nr.logical_date DESC, n.timestamp DESC, n.dag_run_id DESC
+)"""
+
+#: For {not_kept}, beside it. Elsewhere both are left out, for they cost a look at all rows of a DAG.
+NOT_KEPT = """NOT EXISTS (
+        SELECT FROM keepers k
+        WHERE l.keep_latest AND k.dag_run_id = x.dag_run_id AND k.task_id = x.task_id
+          AND k.map_index = x.map_index AND k.key = x.key)"""
 
 #: The rows of those runs that go.
 _DOOMED = """
     FROM live l
     JOIN xcom x ON x.dag_run_id = l.id AND x.timestamp < l.cutoff
-    WHERE {not_latest}"""
-
-#: For {not_latest}, where a run keeps its latest values: a row goes only if xcom_pull(include_prior_dates=True) would
-#: prefer another. It takes rows of runs without a logical date first, then the latest logical date, then the latest
-#: push. Elsewhere the condition is left out: the planner takes it for expensive and would not read in parallel.
-NOT_LATEST = """(NOT l.keep_latest OR EXISTS (
-        SELECT FROM xcom n JOIN dag_run nr ON nr.id = n.dag_run_id
-        WHERE n.dag_id = x.dag_id AND n.task_id = x.task_id AND n.map_index = x.map_index AND n.key = x.key
-          AND (nr.logical_date IS NULL) = (l.logical_date IS NULL)
-          AND (coalesce(nr.logical_date, '-infinity'), n.timestamp, n.dag_run_id)
-            > (coalesce(l.logical_date, '-infinity'), x.timestamp, x.dag_run_id)))"""
+    WHERE {not_kept}"""
 
 #: OFFSET 0 keeps the values themselves out of whatever sorts or hashes the rows.
 MEASURE = f"""
-WITH {_LIVE}
+WITH {_LIVE}{{keepers}}
 SELECT id, count(*), coalesce(sum(size), 0)
 FROM (SELECT x.dag_run_id AS id, pg_column_size(x.value) AS size {_DOOMED} OFFSET 0) doomed
 GROUP BY id"""
@@ -44,15 +67,18 @@ GROUP BY id"""
 #: Only short strings can be references (a key of S3 has 1,024 bytes at most), so large values are never read from
 #: TOAST: CASE keeps the order of the tests.
 DOOMED_REFERENCES = f"""
-WITH {_LIVE}
+WITH {_LIVE}{{keepers}}
 SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), x.value #>> '{{{{}}}}'
 {_DOOMED}
   AND CASE WHEN pg_column_size(x.value) <= 1500 AND jsonb_typeof(x.value) = 'string'
            THEN position(%(marker)s IN x.value #>> '{{{{}}}}') > 0 END"""
 
-#: {lock}: locking the runs makes a concurrent clear wait for this short transaction, or this statement for the clear.
+#: The first statement of a deleting transaction: a concurrent change of these runs waits for it, or it for the change,
+#: and the statements after it see what was committed meanwhile.
+LOCK_RUNS = "SELECT id FROM dag_run WHERE id = ANY(%(ids)s::int[]) ORDER BY id FOR SHARE"
+
 DELETE = f"""
-WITH {_LIVE},
+WITH {_LIVE}{{keepers}},
 doomed AS (SELECT x.ctid {_DOOMED} LIMIT %(limit)s),
 gone AS (
     DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.ctid
@@ -60,7 +86,11 @@ gone AS (
 )
 SELECT count(*), coalesce(sum(size), 0) FROM gone"""
 
-LOCK_RUNS = "ORDER BY r.id FOR SHARE OF r"
+#: The last statement: a task can be cleared without its run being touched, so no lock would show it.
+UNFINISHED_AFTER_ALL = f"""
+SELECT r.id FROM dag_run r WHERE r.id = ANY(%(ids)s::int[]) AND {_UNFINISHED.format(run="r")}"""
+
+RUNS = "ORDER BY r.id FOR SHARE OF r"
 
 RUNS = """
 SELECT r.id, r.dag_id, r.run_id, coalesce(r.state, ''), r.run_after, coalesce(u.tasks, 0)
@@ -72,36 +102,43 @@ LEFT JOIN (
 ) u ON u.dag_id = r.dag_id AND u.run_id = r.run_id
 ORDER BY r.dag_id, r.run_after DESC, r.id DESC"""
 
-UNFINISHED_RUNS = """
+UNFINISHED_RUNS = f"""
 SELECT r.dag_id, r.run_id
 FROM unnest(%(dag_ids)s::text[], %(run_ids)s::text[]) AS c(dag_id, run_id)
 JOIN dag_run r ON r.dag_id = c.dag_id AND r.run_id = c.run_id
-WHERE r.state IS NULL OR NOT r.state = ANY(%(run_states)s)
-   OR EXISTS (SELECT FROM task_instance t
-              WHERE t.dag_id = r.dag_id AND t.run_id = r.run_id
-                AND (t.state IS NULL OR NOT t.state = ANY(%(task_states)s)))"""
+WHERE {_UNFINISHED.format(run="r")}"""
+
+#: Which of some rows are there.
+EXISTING_ROWS = """
+SELECT c.number
+FROM unnest(%(dag_ids)s::text[], %(task_ids)s::text[], %(run_ids)s::text[], %(map_indexes)s::int[], %(keys)s::text[])
+     WITH ORDINALITY AS c(dag_id, task_id, run_id, map_index, key, number)
+WHERE EXISTS (SELECT FROM xcom x
+              WHERE x.dag_id = c.dag_id AND x.task_id = c.task_id AND x.run_id = c.run_id
+                AND x.map_index = c.map_index AND x.key = c.key)"""
 
 #: One source of references: {columns} hold where the row is, {value} its value as JSON text. Every JSON string that
 #: contains the base path is taken whole, and cut at white space and quotes too, so that a path in a sentence counts.
-_REFERENCES_OF = """
-SELECT {columns}, t.size, t.token, t.ref, t.ref = t.token AND t.top_level,
-       substr(t.ref, position(%(marker)s IN t.ref) + length(%(marker)s)) AS blob_key
+#: What is carried on is short, however long the value: no row of the result is longer than a path can be.
+_REFERENCES_OF = r"""
+SELECT {columns}, t.size, left(t.ref, 4096), t.entire, t.entire AND t.top_level,
+       substr(left(t.ref, 4096), position(%(marker)s IN t.ref) + length(%(marker)s)) AS blob_key
 FROM (
-    SELECT s.*, piece.ref
+    SELECT {inner_columns}, s.size, s.top_level, piece.ref, piece.entire
     FROM (
-        SELECT x.*, coalesce(pg_column_size(x.value), 0) AS size,
+        SELECT {inner_columns}, coalesce(pg_column_size(x.value), 0) AS size,
                ('"' || (string)[1] || '"')::jsonb #>> '{{}}' AS token,
                left({value}, 1) = '"' AS top_level
         FROM {table} x
-        CROSS JOIN LATERAL regexp_matches({value}, '"((?:[^"\\\\]|\\\\.)*)"', 'g') AS string
+        CROSS JOIN LATERAL regexp_matches({value}, '"((?:[^"\\]|\\.)*)"', 'g') AS string
         WHERE position(%(marker)s IN {value}) > 0 AND position(%(marker)s IN (string)[1]) > 0
     ) s
     CROSS JOIN LATERAL (
-        SELECT s.token AS ref
-        UNION
-        SELECT rtrim(substring(word FROM '[A-Za-z][A-Za-z0-9+.-]*://.*$'), '.,;:)]}}')
-        FROM regexp_split_to_table(s.token, '[\\s"''<>]+') AS word
-        WHERE s.token ~ '[\\s"''<>]'
+        SELECT s.token AS ref, true AS entire
+        UNION ALL
+        SELECT rtrim(substring(word FROM '[A-Za-z][A-Za-z0-9+.-]*://.*$'), '.,;:)]}}'), false
+        FROM regexp_split_to_table(s.token, '[\s"''<>]+') AS word
+        WHERE s.token ~ '[\s"''<>]' AND position(%(marker)s IN word) > 0
     ) piece
     WHERE position(%(marker)s IN piece.ref) > 0
 ) t"""
@@ -115,18 +152,36 @@ def references_of(table: str, columns: dict[str, str]) -> str:
     :param table: its name, quoted.
     :param columns: the types of its columns by name; archive tables of older versions lack some.
     """
-    kind = columns["value"]
-    value = {"jsonb": "x.value::text", "json": "x.value::jsonb::text"}.get(
-        kind,
-        "to_json(encode(x.value, 'escape'))::text" if kind == "bytea" else "to_json(x.value::text)::text",
-    )
     defaults = {"map_index": "-1", "timestamp": "NULL::timestamptz"}
     picked = [
-        f"t.{name}" if name in columns else f"{defaults.get(name, quote_literal(''))} AS {name}"
-        for name in _ROW_COLUMNS
+        name if name in columns else f"{defaults.get(name, quote_literal(''))} AS {name}" for name in _ROW_COLUMNS
     ]
-    listed = ", ".join([f"{quote_literal(table)}::text AS source", *picked])
-    return _REFERENCES_OF.format(columns=listed, table=table, value=value)
+    return _REFERENCES_OF.format(
+        columns=", ".join([f"{quote_literal(table)}::text AS source", *(f"t.{name}" for name in _ROW_COLUMNS)]),
+        inner_columns=", ".join(picked),
+        table=table.replace("%", "%%"),
+        value=_json_text(columns["value"]),
+    )
+
+
+def names_in(table: str, columns: dict[str, str], pattern: str) -> str:
+    """The unique parts of blob names that occur in one table and are among ``%(names)s``.
+
+    Anywhere in a value, however it is written or packed; LIKE is quick to pass over what has nothing of this form.
+    """
+    kind = columns["value"]
+    text = "encode(x.value, 'escape')" if kind == "bytea" else "x.value::text"
+    return f"""
+SELECT lower((found)[1]) AS name
+FROM {table.replace("%", "%%")} x CROSS JOIN LATERAL regexp_matches({text}, '{pattern}', 'gi') AS found
+WHERE {text} LIKE '%%-4___-____-____________%%' AND lower((found)[1]) = ANY(%(names)s::text[])"""
+
+
+def _json_text(kind: str) -> str:
+    """The value of a column of a type, as JSON text."""
+    return {"jsonb": "x.value::text", "json": "x.value::jsonb::text"}.get(
+        kind, "to_json(encode(x.value, 'escape'))::text" if kind == "bytea" else "to_json(x.value::text)::text"
+    )
 
 
 def quote_literal(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError
+from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, UnreadableManifest
 from include.xcom_maintenance.reports.markdown import render
 from include.xcom_maintenance.reports.report import Report
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _MANIFEST = ".manifest.jsonl.gz"
 _PENDING = ".pending"
+_LONGEST_STEM = 200
 _BUCKETS = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "adl", "az", "wasb", "wasbs", "oss"})
 
 
@@ -34,6 +36,8 @@ class ReportPlace:
         self._folder = root / dag_id
         # Airflow's default pattern for run ids allows no slash, but the pattern is a setting.
         self._stem = re.sub(r"[/\\]|^\.+", "_", run_id)
+        if len(self._stem.encode()) > _LONGEST_STEM:  # file systems end at 255 bytes, suffixes included
+            self._stem = f"{self._stem[:60]}~{hashlib.sha256(run_id.encode()).hexdigest()}"
 
     def file(self, suffix: str) -> ObjectStoragePath:
         """The run's file with this suffix, such as ``.json``."""
@@ -47,8 +51,9 @@ class ReportPlace:
         with self._errors("written"):
             self._make_folder()
             text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, default=str)
-            self.file(".json").write_text(text + "\n", encoding="utf-8")
-            self.file(".md").write_text(render(report), encoding="utf-8")
+            # Names of files need not be UTF-8, but reports are.
+            self.file(".json").write_bytes((text + "\n").encode(errors="backslashreplace"))
+            self.file(".md").write_bytes(render(report).encode(errors="backslashreplace"))
 
     def read(self) -> Report | None:
         """The run's report as it was last written, or None."""
@@ -64,7 +69,7 @@ class ReportPlace:
         path = self.file(_MANIFEST)
         with self._errors("written"):
             self._make_folder()
-            self._set_pending_aside(path)
+            self._set_aside(path)
         with self._write_lines(path) as writer:
             yield writer
 
@@ -81,7 +86,9 @@ class ReportPlace:
         with ExitStack() as stack:
             with self._errors("written"):
                 raw = stack.enter_context(path.open("wb"))
-                lines = stack.enter_context(gzip.open(cast("IO[bytes]", raw), "wt", encoding="utf-8"))
+                lines = stack.enter_context(
+                    gzip.open(cast("IO[bytes]", raw), "wt", encoding="utf-8", errors="backslashreplace")
+                )
             writer = ManifestWriter(cast("IO[str]", lines), str(path))
             yield writer
             writer.close()
@@ -117,7 +124,7 @@ class ReportPlace:
             except (EOFError, gzip.BadGzipFile, ValueError, zlib.error):
                 complete = False
         if not complete:
-            raise MaintenanceError(
+            raise UnreadableManifest(
                 f"The manifest {manifest} is cut short",
                 setting="report_path",
                 remedy="Run the DAG again for a new plan",
@@ -130,15 +137,16 @@ class ReportPlace:
         with self._errors("written"):
             self.file(_PENDING).write_text("The manifest of this run is being carried out.\n", encoding="utf-8")
 
-    def _set_pending_aside(self, manifest: ObjectStoragePath) -> None:
-        """Keep what an earlier attempt at this same run left half done, before its manifest is written anew."""
-        if not (self.file(_PENDING).exists() and manifest.exists()):
+    def _set_aside(self, manifest: ObjectStoragePath) -> None:
+        """Keep the manifest of an earlier attempt at this run, and that it was left half done if it was."""
+        if not manifest.exists():
             return
         attempt = next(n for n in count(1) if not self.file(f"~{n}{_MANIFEST}").exists())
         with manifest.open("rb") as old, self.file(f"~{attempt}{_MANIFEST}").open("wb") as kept:
             shutil.copyfileobj(old, kept)
-        self.file(f"~{attempt}{_PENDING}").write_text("Set aside by another attempt at this run.\n", encoding="utf-8")
-        self.file(_PENDING).unlink()
+        if self.file(_PENDING).exists():
+            self.file(f"~{attempt}{_PENDING}").write_text("Set aside by another attempt.\n", encoding="utf-8")
+            self.file(_PENDING).unlink()
 
     def clear_pending(self, manifest: str | None = None) -> None:
         """Say that a manifest has been carried out to its end."""
@@ -165,7 +173,7 @@ class ReportPlace:
             yield
         except MaintenanceError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # Every file system that fsspec knows raises its own errors; what they say may hold credentials.
             remedy = "Set it to a place that exists and that the workers may write, such as "
             remedy += "file:///opt/airflow/reports or s3://conn_id@bucket/reports"
@@ -175,7 +183,7 @@ class ReportPlace:
                 f"The report path {self._folder.parent} cannot be {verb}: {type(error).__name__}",
                 setting="report_path",
                 remedy=remedy,
-            ) from error
+            ) from None
 
 
 def _pending_name(manifest: str) -> str:
@@ -191,6 +199,7 @@ class ManifestWriter:
         self.path = path
 
     def add(self, kind: str, **fields: Any) -> None:
+        """Append a line."""
         self._stream.write(json.dumps({"kind": kind, **fields}, ensure_ascii=False, default=str) + "\n")
         self._lines += 1
 

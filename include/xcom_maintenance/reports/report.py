@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -47,6 +48,8 @@ class Report:
     #: {"type", "message", "setting", "remedy"} of what stopped the run.
     error: dict[str, Any] | None = None
     manifest: str | None = None
+    #: Ties the manifest to the attempt that planned it.
+    plan_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     #: Setting -> {"value", "source"}.
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Each as {"name", "seconds"}, in order.

@@ -19,7 +19,6 @@ from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
 from include.xcom_maintenance.blobs.s3 import S3BlobStore
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
-from include.xcom_maintenance.core.records import Blob
 
 #: Keys that object stores allow and that code gets wrong; rclone refuses some, being a file system underneath.
 ODD_KEYS = ["a b/c+d/%2e%2e/~", "a/:=&?#/ü€", "a/" + "x" * 200, "a-b/1", "a/b/1", "a.b/1", "a/b", "Z", "_"]
@@ -204,18 +203,22 @@ def test_a_link_is_never_followed_out_of_the_base_path(tmp_path: Path) -> None:
 
 
 def test_a_blob_that_cannot_be_deleted_does_not_stop_the_others(tmp_path: Path) -> None:
-    base = BasePath.parse(f"file://{tmp_path}", setting="blob_base_path")
-    store = FileBlobStore(base, setting="blob_base_path")
-    for key in ("a", "b"):
-        store.put(key, b"x")
-    blobs = list(store.list())
-    (tmp_path / "a").unlink()
-    (tmp_path / "a").mkdir()  # what unlink refuses
-    stamp = (tmp_path / "a").stat()
-    folder = Blob("a", stamp.st_size, datetime.fromtimestamp(stamp.st_mtime_ns / 1e9, UTC), None)
-    folder = next(iter(store.head(["a"])), folder)
-    results = [deletion.result for deletion in store.delete_unchanged([folder, blobs[1]])]
-    assert results == [DeleteResult.FAILED, DeleteResult.DELETED]
+    """Permissions would not stop root; a link out of the base path stops everybody."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/a").write_text("x")
+    (tmp_path / "base").mkdir()
+    os.symlink(tmp_path / "outside", tmp_path / "base/link")
+    store = FileBlobStore(BasePath.parse(f"file://{tmp_path}/base", setting="x"), setting="blob_base_path")
+    store.put("b", b"x")
+    blobs = [next(iter(store.head(["link/a"]))), *store.list()]
+    results = [(deletion.result, bool(deletion.detail)) for deletion in store.delete_unchanged(blobs)]
+    assert results == [(DeleteResult.FAILED, True), (DeleteResult.DELETED, False)]
+
+
+def test_a_folder_is_no_blob(tmp_path: Path) -> None:
+    store = FileBlobStore(BasePath.parse(f"file://{tmp_path}", setting="x"), setting="blob_base_path")
+    (tmp_path / "a").mkdir()
+    assert list(store.head(["a", "a/b", "n" * 300])) == []
 
 
 def test_every_error_is_one_of_ours(tmp_path: Path) -> None:

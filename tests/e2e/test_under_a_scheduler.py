@@ -180,7 +180,7 @@ def test_the_audit_measures_and_its_xcom_is_small(deployment: Deployment) -> Non
     assert key == "return_value"
     assert size < 1_000
     log = deployment.airflow.task_log("xcom_size_audit", run_id, "audit")
-    assert "rows above 48 kb" in log
+    assert "rows above 48 KB" in log
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,27 @@ def test_delete_stops_at_its_limit(store: MetadataStore, history: History) -> No
     assert [store.delete([older_than(run, 7)], limit=3).rows for _ in range(4)] == [3, 3, 1, 0]
 
 
+@pytest.mark.parametrize("keep_latest_value", [False, True])
+def test_with_and_without_a_limit_the_same_rows_go(
+    store: MetadataStore, history: History, keep_latest_value: bool
+) -> None:
+    runs = [history.run(dag_id, age, state=state) for dag_id in ("a", "b") for age, state in
+            ((30, "success"), (20, "failed"), (15, "running"), (3, "success"))]  # fmt: skip
+    for run, age in zip(runs, [30, 20, 15, 3] * 2, strict=True):
+        for map_index in range(3):
+            history.xcom(run, age_days=age, map_index=map_index)
+    cutoffs = [older_than(run, 7, keep_latest_value=keep_latest_value) for run in runs]
+    before = history.rows()
+    history.connection.execute("CREATE TABLE aside AS SELECT * FROM xcom")
+    store.delete(cutoffs)
+    at_once = before - history.rows()
+    history.connection.execute("DELETE FROM xcom; INSERT INTO xcom SELECT * FROM aside")
+    while store.delete(cutoffs, limit=2).rows:
+        pass
+    assert before - history.rows() == at_once
+    assert len(at_once) == (6 if keep_latest_value else 12)  # what the running run would pull stays
+
+
 def test_keep_latest_value_keeps_what_a_pull_of_prior_dates_would_take(store: MetadataStore, history: History) -> None:
     runs = [history.run("a", age) for age in (30, 20, 10)]
     by_hand = [history.run("a", age, logical=False) for age in (25, 15)]

@@ -144,7 +144,7 @@ def _delete_rows(job: Job, header: dict[str, Any], lines: Iterator[dict[str, Any
             progress.add(deleted.rows)
             if job.settings.batch_pause_seconds:
                 time.sleep(job.settings.batch_pause_seconds)
-            if deleted.rows < limit:
+            if limit is None or deleted.rows < limit:
                 break
     job.log.info(
         "Deleted %s rows (%s bytes) in %s transactions",
@@ -160,11 +160,10 @@ def _allowed(job: Job, planned_at: datetime) -> dict[int, RunCutoff]:
 
 def _batches(
     lines: Iterable[dict[str, Any]], allowed: Mapping[int, RunCutoff], max_rows: int, max_bytes: int
-) -> Iterator[tuple[list[RunCutoff], int]]:
-    """Batches with the most rows that one transaction may delete.
+) -> Iterator[tuple[list[RunCutoff], int | None]]:
+    """Whole runs up to the limits; a run above them comes alone, with the most rows that one transaction may delete.
 
-    Whole runs up to the limits, and one row more than was planned, so that one statement sees that nothing is left; a
-    run above the limits comes alone, to be deleted in several steps. Of plan and policy the more careful one counts.
+    Of plan and policy the more careful one counts.
     """
     batch: list[RunCutoff] = []
     rows = size = 0
@@ -181,12 +180,12 @@ def _batches(
             yield [cutoff], max(1, min(max_rows, line["rows"] * max_bytes // max(1, line["bytes"])))
             continue
         if batch and (rows + line["rows"] > max_rows or size + line["bytes"] > max_bytes):
-            yield batch, rows + 1
+            yield batch, None
             batch, rows, size = [], 0, 0
         batch.append(cutoff)
         rows, size = rows + line["rows"], size + line["bytes"]
     if batch:
-        yield batch, rows + 1
+        yield batch, None
 
 
 def _purge(job: Job, blobs: BlobStore, header: dict[str, Any], lines: Iterator[dict[str, Any]], *, suffix: str) -> int:

@@ -104,8 +104,8 @@ class MetadataStore(Protocol):
     def doomed_references(self, cutoffs: Sequence[RunCutoff], base: BasePath) -> Iterator[RowReference]:
         """References to blobs below ``base`` that are the whole value of a row that ``delete`` would take now."""
 
-    def delete(self, cutoffs: Sequence[RunCutoff], *, limit: int) -> Deleted:
-        """Delete at most ``limit`` rows in one short transaction, every condition checked in the statement itself.
+    def delete(self, cutoffs: Sequence[RunCutoff], *, limit: int | None = None) -> Deleted:
+        """Delete rows in one short transaction, at most ``limit``, every condition checked in the statement itself.
 
         If a run of the batch is found to have come to life meanwhile, nothing of that run is deleted.
         """

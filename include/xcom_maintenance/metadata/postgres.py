@@ -173,14 +173,15 @@ class PostgresMetadataStore:
                 if found is not None:
                     yield found
 
-    def delete(self, cutoffs: Sequence[RunCutoff], *, limit: int) -> Deleted:
+    def delete(self, cutoffs: Sequence[RunCutoff], *, limit: int | None = None) -> Deleted:
+        statement = sql.DELETE if limit is None else sql.DELETE_SOME
         remaining = list(cutoffs)
         while remaining:
             batch = {**_batch(remaining), "limit": limit}
             with self._transaction() as cursor:
                 if self._may_lock_runs:
                     cursor.execute(sql.LOCK_RUNS, batch)
-                cursor.execute(_for(sql.DELETE, remaining), batch)
+                cursor.execute(_for(statement, remaining), batch)
                 [(rows, size)] = cursor.fetchall()
                 cursor.execute(sql.UNFINISHED_AFTER_ALL, batch)
                 revived = {row[0] for row in cursor.fetchall()}

@@ -100,8 +100,6 @@ SELECT count(*), coalesce(sum(size), 0) FROM gone"""
 UNFINISHED_AFTER_ALL = f"""
 SELECT r.id FROM dag_run r WHERE r.id = ANY(%(ids)s::int[]) AND {_UNFINISHED.format(run="r")}"""
 
-RUNS = "ORDER BY r.id FOR SHARE OF r"
-
 RUNS = """
 SELECT r.id, r.dag_id, r.run_id, coalesce(r.state, ''), r.run_after, coalesce(u.tasks, 0)
 FROM dag_run r

@@ -151,6 +151,16 @@ def test_keep_latest_value_keeps_what_runs_that_are_not_finished_would_take(
     assert history.left() == {("a", run.run_id) for run in (runs[40], runs[20], retrying)}
 
 
+def test_keep_latest_value_keeps_what_the_next_scheduled_run_would_take(store: MetadataStore, history: History) -> None:
+    """A run started by hand may have a later logical date than the scheduled run that comes next."""
+    scheduled, by_hand = history.run("a", 40), history.run("a", 10)
+    history.xcom(scheduled, age_days=40)
+    history.xcom(by_hand, age_days=10)
+    history.connection.execute("UPDATE dag SET next_dagrun = %s", (days_ago(20),))
+    cutoffs = [older_than(run, 7, keep_latest_value=True) for run in (scheduled, by_hand)]
+    assert store.delete(cutoffs).rows == 0
+
+
 def test_keep_latest_value_holds_across_batches_and_limits(store: MetadataStore, history: History) -> None:
     runs = [history.run("a", age) for age in (30, 20, 10)]
     for run, age in zip(runs, (30, 20, 10), strict=True):

@@ -101,6 +101,20 @@ def test_a_base_path_that_somebody_else_claims_meanwhile_is_left_alone(
     assert len(history.rows()) == 1
 
 
+def test_a_pending_manifest_is_not_finished_below_a_base_path_of_somebody_else(
+    bundle: Bundle, bucket: Bucket, history: History, old: SeededRun
+) -> None:
+    reference = bucket.blob(old, age_days=30)
+    history.xcom(old, reference, age_days=30)
+    bundle.run(CLEANUP, run_id="killed").succeeded().path(".pending").touch()
+    history.connection.execute("DELETE FROM xcom")
+    planned = plan(bundle)
+    bucket.put(MARKER, b'{"owner": "7000000000000000000/production"}')
+    with pytest.raises(AirflowFailException, match="7000000000000000000/production"):
+        apply(bundle, planned)
+    assert bucket.has(reference)
+
+
 def test_a_run_that_is_run_again_keeps_the_manifest_of_the_first_time(
     bundle: Bundle, history: History, old: SeededRun
 ) -> None:

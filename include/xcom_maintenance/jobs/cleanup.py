@@ -103,7 +103,7 @@ def apply(job: Job) -> None:
     """
     report = job.report
     header, lines = job.own_plan()
-    if job.blobs is not None and report.headline["blobs_to_purge"]:
+    if job.blobs is not None and (report.headline["blobs_to_purge"] or job.place.pending_manifests()):
         claim(job.blobs, job.identity)
     job.place.mark_pending()
     with report.phase("delete rows"):

@@ -20,9 +20,10 @@ live AS MATERIALIZED (
 )"""
 
 #: For {keepers}, where a run keeps its latest values: the rows that xcom_pull(include_prior_dates=True) would take, if
-#: it were called by the next run or by any run that is not finished. Airflow looks at rows of runs whose logical date,
-#: or else due date, is not after the caller's, and prefers those without a logical date, then the latest logical date,
-#: then the latest push. Rows of unfinished runs do not count: a retry removes them. Computed once per statement.
+#: it were called by a run made now, by the next scheduled one, or by any run of the DAG that is not finished. Airflow
+#: looks at rows of runs whose logical date, or else due date, is not after the caller's, and prefers those without a
+#: logical date, then the latest logical date, then the latest push. Rows of unfinished runs do not count: a retry
+#: removes them. Computed once per statement.
 KEEPERS = f""",
 unfinished AS MATERIALIZED (
     SELECT r.id, r.dag_id, coalesce(r.logical_date, r.run_after) AS sees_until
@@ -34,6 +35,8 @@ keepers AS MATERIALIZED (
            n.dag_run_id, n.task_id, n.map_index, n.key
     FROM (
         SELECT DISTINCT NULL::int AS id, dag_id, 'infinity'::timestamptz AS sees_until FROM live WHERE keep_latest
+        UNION ALL
+        SELECT 0, dag_id, next_dagrun FROM dag WHERE dag_id IN (SELECT dag_id FROM live WHERE keep_latest)
         UNION ALL
         SELECT id, dag_id, sees_until FROM unfinished
     ) caller
@@ -262,7 +265,7 @@ REQUIRED_COLUMNS = {
         "run_id": "character varying",
         "state": "character varying",
     },
-    "dag": {"dag_id": "character varying"},
+    "dag": {"dag_id": "character varying", "next_dagrun": "timestamp with time zone"},
     "alembic_version": {"version_num": "character varying"},
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ import psycopg
 #: A run has four tasks, each of which pushes five keys.
 TASKS, KEYS = 4, 5
 ROWS_PER_RUN = TASKS * KEYS
+#: Different values; a prime, so that each task pushes values of every size.
+SAMPLES = 1_009
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,37 @@ class Shape:
     dags: int = 100
 
 
+def _value(number: int) -> dict[str, object]:
+    """The same value for the same number: records of a query, about half of which compresses away."""
+    chance = random.Random(20260101 + number)
+    share = number % 100
+    lowest, highest = (30, 300) if share < 35 else (300, 1_900) if share < 95 else (4_000, 20_000)
+    if share == 99:
+        lowest, highest = 50_000, 300_000
+    size = chance.randint(lowest, highest)
+    value: dict[str, object] = {"status": "ok"}
+    records: list[dict[str, object]] = []
+    while (missing := size - len(json.dumps(value))) > 0:
+        value["records"] = records
+        records += [
+            {"id": chance.randrange(10**9), "name": chance.randbytes(8).hex(), "amount": chance.random()}
+            for _ in range(max(1, missing // 80))
+        ]
+    return value
+
+
 def fill(connection: psycopg.Connection[Any], shape: Shape) -> None:
-    """Fill a migrated, empty metadata database. Values are 1 to 2 KB of text that hardly compresses, 2% are 20 KB."""
-    chance = random.Random(20260101)
-    samples = [
-        (chance.randbytes(10_000 if number % 50 == 0 else chance.randint(600, 950)).hex(),) for number in range(1_000)
-    ]
+    """Fill a migrated, empty metadata database.
+
+    The values are JSON objects, and their sizes those of a team that returns what it has at hand: 35% are below 300
+    bytes, 60% between 300 and 1,900, 4% between 4 and 20 KB, and 1% between 50 and 300 KB, which is most of the bytes.
+    """
+    samples = [(json.dumps(_value(number)),) for number in range(SAMPLES)]
     runs = shape.rows // ROWS_PER_RUN
     old = int(runs * shape.old_share)
     connection.execute("CREATE TEMP TABLE sample (id serial, value jsonb)")
     with connection.cursor() as cursor:
-        cursor.executemany("INSERT INTO sample (value) VALUES (to_jsonb(%s::text))", samples)
+        cursor.executemany("INSERT INTO sample (value) VALUES (%s::jsonb)", samples)
     connection.execute("INSERT INTO dag_bundle (name) VALUES ('benchmark')")
     connection.execute(
         """INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, timetable_type, partition_mapper_info,
@@ -57,10 +80,10 @@ def fill(connection: psycopg.Connection[Any], shape: Shape) -> None:
         (TASKS,),
     )
     connection.execute(
-        """INSERT INTO xcom (dag_run_id, dag_id, run_id, task_id, key, value, timestamp)
+        f"""INSERT INTO xcom (dag_run_id, dag_id, run_id, task_id, key, value, timestamp)
            SELECT r.id, r.dag_id, r.run_id, 'task_' || t, 'key_' || k, s.value, r.run_after
            FROM dag_run r, generate_series(1, %(tasks)s) t, generate_series(1, %(keys)s) k, sample s
-           WHERE s.id = 1 + (r.id * 7919 + t * 31 + k) %% 1000 ORDER BY r.id""",
+           WHERE s.id = 1 + (r.id * 7919 + t * 31 + k) %% {SAMPLES} ORDER BY r.id""",
         {"tasks": TASKS, "keys": KEYS},
     )
     connection.execute("DROP TABLE sample")

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.table import Shape, fill
-from include.xcom_maintenance.jobs import cleanup
+from include.xcom_maintenance.jobs import cleanup, deletion, purge
 from include.xcom_maintenance.jobs.job import Job
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from include.xcom_maintenance.reports.place import ReportPlace
@@ -26,6 +27,8 @@ from local_stack.postgres import PostgresServer, migrate
 from local_stack.processes import clean_environment
 
 DAYS = 7
+#: Tasks that run at a time, as with an executor that has two slots.
+WORKERS = 2
 
 
 @dataclass
@@ -106,28 +109,47 @@ def _raw_delete(server: PostgresServer, name: str) -> float:
 
 
 def _ours(server: PostgresServer, name: str) -> tuple[float, float]:
-    """The whole job: plan, guard, manifest, deleting, and the report between; returns seconds and the longest batch."""
+    """The whole job: plan, guard, manifest, deleting in as many tasks as the plan asks for, and the report.
+
+    :returns: seconds and the longest batch.
+    """
     from airflow.sdk import ObjectStoragePath
 
     settings = Settings(mode="enforce", max_age_days=DAYS)
     with tempfile.TemporaryDirectory() as folder:
-        report = Report("xcom_cleanup", "benchmark")
+        report = Report("xcom_cleanup", "benchmark", mode="enforce")
         place = ReportPlace(ObjectStoragePath(f"file://{folder}"), report.dag_id, report.run_id)
         started = time.monotonic()
-        with PostgresMetadataStore(
-            lambda: psycopg.connect(server.url(name)),
-            setting="metadata_conn_id",
-            lock_timeout=settings.lock_timeout_seconds,
-            statement_timeout=settings.statement_timeout_seconds,
-        ) as metadata:
-            identity = metadata.check(may_delete=True, reads_references=False)
-            job = Job(settings, metadata, identity, None, report, place)
+        with _job(server, name, settings, report, place) as job:
             cleanup.plan(job)
             place.write(report)
-            cleanup.apply(job)
+            shards = deletion.share_out(job)
+
+        def delete(shard: dict[str, Any]) -> None:
+            with _job(server, name, settings, report, place) as job:
+                deletion.delete_rows(job, shard)
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            list(pool.map(delete, shards))
+        with _job(server, name, settings, report, place) as job:
+            purge.finish(job, shards)
+            place.write(report)
         seconds = time.monotonic() - started
-    print("   ", {phase["name"]: phase["seconds"] for phase in report.phases})
+    print("   ", {phase["name"]: phase["seconds"] for phase in report.phases}, len(shards), "shards")
     return seconds, float(report.headline["longest_transaction_seconds"])
+
+
+@contextmanager
+def _job(server: PostgresServer, name: str, settings: Settings, report: Report, place: ReportPlace) -> Iterator[Job]:
+    """What a task makes for itself: a connection of its own, checked."""
+    with PostgresMetadataStore(
+        lambda: psycopg.connect(server.url(name)),
+        setting="metadata_conn_id",
+        lock_timeout=settings.lock_timeout_seconds,
+        statement_timeout=settings.statement_timeout_seconds,
+    ) as metadata:
+        identity = metadata.check(may_delete=True, reads_references=False)
+        yield Job(settings, metadata, identity, None, report, place)
 
 
 def _db_clean(server: PostgresServer, name: str, batch_size: int) -> float:

@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import dag, task
+from airflow.sdk import TriggerRule, dag, task
 
 # `include/` lies beside this file or above it, wherever the bundle was dropped; it joins an `include` that is there.
 _HERE = Path(__file__).absolute()
@@ -33,6 +33,7 @@ import include
 include.__path__ = pkgutil.extend_path(include.__path__, "include")
 
 from include.xcom_maintenance import trigger_form
+from include.xcom_maintenance.approval import ApproveLargePlan
 
 
 @dag(
@@ -56,14 +57,35 @@ def xcom_cleanup() -> None:
         return tasks.run_plan(cleanup.plan)
 
     @task(multiple_outputs=False)
-    def apply(planned: dict[str, Any]) -> dict[str, Any]:
-        """Carry out the plan; skipped in report mode."""
+    def share_out(planned: dict[str, Any]) -> list[dict[str, Any]]:
+        """Divide the plan between tasks; skipped in report mode and if the plan was rejected."""
         from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import cleanup
+        from include.xcom_maintenance.jobs import deletion
 
-        return tasks.run_apply(cleanup.apply, planned)
+        return tasks.run_part(deletion.share_out, planned)
 
-    apply(plan())
+    @task(multiple_outputs=False, map_index_template="{{ task.op_kwargs['shard']['shard'] }}")
+    def delete_rows(planned: dict[str, Any], shard: dict[str, Any]) -> dict[str, Any]:
+        """Delete the rows of a share, in short transactions that check every condition again."""
+        from include.xcom_maintenance import tasks
+        from include.xcom_maintenance.jobs import deletion
+
+        return tasks.run_part(lambda job: deletion.delete_rows(job, shard), planned)
+
+    @task(multiple_outputs=False, trigger_rule=TriggerRule.ALL_DONE)
+    def finish(planned: dict[str, Any] | None, shards: list[dict[str, Any]] | None) -> dict[str, Any]:
+        """Delete the blobs whose rows are gone, and write the report; fails if a task before it did."""
+        from include.xcom_maintenance import tasks
+        from include.xcom_maintenance.jobs import purge
+
+        return tasks.run_finish(lambda job: purge.finish(job, shards), planned)
+
+    planned = plan()
+    approved = ApproveLargePlan(task_id="approve", planned=planned)
+    shards = share_out(planned)
+    deleted = delete_rows.partial(planned=planned).expand(shard=shards)
+    approved >> shards
+    deleted >> finish(planned, shards)
 
 
 xcom_cleanup()

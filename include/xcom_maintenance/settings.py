@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from include.xcom_maintenance.core.blob_uri import CONNECTION_ID
 from include.xcom_maintenance.core.errors import ConfigurationError
+from include.xcom_maintenance.core.records import Scope
 from include.xcom_maintenance.core.retention import Rule
 
 VARIABLE = "xcom_maintenance"
@@ -59,7 +60,8 @@ _Seconds = Annotated[float, BeforeValidator(_no_bool), Field(ge=0.1, le=86_400, 
 #: For these null means the same as leaving them out: what Airflow itself is configured with.
 _DERIVED = frozenset({"blob_base_path", "report_path"})
 _Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
-_Globs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_one_or_many), Field(min_length=1)]
+_NoGlobs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_one_or_many)]
+_Globs = Annotated[_NoGlobs, Field(min_length=1)]
 
 
 def _connection_id(value: str) -> str:
@@ -89,7 +91,13 @@ class RetentionRule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dag_ids: _Globs = ("*",)
-    exclude_dag_ids: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ()
+    exclude_dag_ids: _NoGlobs = ()
+    tags: _NoGlobs = ()
+    exclude_tags: _NoGlobs = ()
+    task_ids: _Globs = ("*",)
+    exclude_task_ids: _NoGlobs = ()
+    keys: _Globs = ("*",)
+    exclude_keys: _NoGlobs = ()
     #: An explicit null means that age takes nothing.
     max_age_days: _Days | None = None
     max_runs: _Positive | None = None
@@ -144,9 +152,27 @@ class Settings(BaseModel):
     lock_timeout_seconds: _Seconds = 5
     statement_timeout_seconds: _Seconds = 600
 
-    #: Above these a cleanup stops and changes nothing; None: no limit.
+    #: How long a batch is tried again after a lost connection, a deadlock or a lock that was not granted.
+    retry_seconds: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=3_600)] = 60
+    #: The cleanup waits while more locks are waited for, or the slowest replica lags further behind; None: whatever.
+    max_lock_waits: _Count | None = 10
+    max_replication_lag_seconds: _Seconds | None = None
+    #: Rows are deleted for so long; what is left goes on in the next run. None: until all is done.
+    max_minutes: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=10_080)] | None = None
+    #: A worker gets at least so many rows to delete, and so many work at a time.
+    shard_rows: _Positive = 300_000
+    max_shards: Annotated[_Positive, Field(le=1_000)] = 8
+    #: VACUUM (ANALYZE) the table after rows were deleted.
+    vacuum: bool = False
+
+    #: Above these a cleanup asks first; None: no limit.
     max_delete_rows: _Positive | None = None
+    max_delete_bytes: _Positive | None = None
     max_delete_share: _Share | None = None
+    #: ask a person in the Airflow UI, approve unasked, or refuse.
+    on_limit: Literal["ask", "approve", "refuse"] = "ask"
+    #: How long an answer is waited for; then it is no.
+    approval_timeout_hours: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=8_760)] = 24
 
     #: A blob younger than this is never an orphan: its row may still be on its way.
     grace_period_days: Annotated[float, BeforeValidator(_no_bool), Field(ge=1, le=36_500)] = 7
@@ -166,11 +192,12 @@ class Settings(BaseModel):
                 raise ValueError(
                     f"rule {number} of retention: min_runs ({rule.min_runs}) is above max_runs ({rule.max_runs})"
                 )
-            if "*" in rule.dag_ids and not rule.exclude_dag_ids and number + 1 < len(rules):
-                raise ValueError(
-                    f"rule {number} of retention matches every DAG, so rule {number + 1} is never tried: "
-                    "the first rule that matches decides, so put it last"
-                )
+            for earlier in range(number):
+                if rules[earlier].covers(rule):
+                    raise ValueError(
+                        f"rule {earlier} of retention matches whatever rule {number} does, so rule {number} is never "
+                        "tried: the first rule that matches decides, so put the narrower one first"
+                    )
         return self
 
     def mode_of(self, dag_id: str) -> str:
@@ -186,6 +213,9 @@ class Settings(BaseModel):
         return Rule(
             dag_ids=rule.dag_ids,
             exclude_dag_ids=rule.exclude_dag_ids,
+            tags=rule.tags,
+            exclude_tags=rule.exclude_tags,
+            scope=Scope(rule.task_ids, rule.exclude_task_ids, rule.keys, rule.exclude_keys),
             max_age=None if rule.age_is_off else timedelta(days=days),
             max_runs=self.max_runs if rule.max_runs is None else rule.max_runs,
             min_runs=self.min_runs if rule.min_runs is None else rule.min_runs,
@@ -224,6 +254,7 @@ def _described(rule: Rule) -> dict[str, Any]:
     """A rule with everything that it inherits, in the words in which it is written."""
     fields = asdict(rule)
     age = fields.pop("max_age")
+    fields |= fields.pop("scope")
     return {**fields, "max_age_days": None if age is None else age / timedelta(days=1)}
 
 

@@ -66,6 +66,7 @@ def open_metadata(settings: Settings) -> PostgresMetadataStore:
         setting=f"metadata_conn_id={conn_id}",
         lock_timeout=settings.lock_timeout_seconds,
         statement_timeout=settings.statement_timeout_seconds,
+        retry_seconds=settings.retry_seconds,
         accepted_revision=settings.accept_schema_revision,
     )
 

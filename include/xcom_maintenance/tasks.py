@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 from include.xcom_maintenance import settings as configuration
 from include.xcom_maintenance import stores
 from include.xcom_maintenance.core.errors import ConfigurationError, ImplausiblePlan, MaintenanceError
+from include.xcom_maintenance.core.sizes import human_bytes
 from include.xcom_maintenance.jobs.job import Job
-from include.xcom_maintenance.reports.markdown import figure, label
+from include.xcom_maintenance.reports.markdown import figure, label, render
 from include.xcom_maintenance.reports.place import ReportPlace
-from include.xcom_maintenance.reports.report import Report
+from include.xcom_maintenance.reports.report import Approval, Report
 
 log = logging.getLogger("xcom_maintenance")
+_T = TypeVar("_T")
 
 
 def run_plan(step: Callable[[Job], None], *, may_delete: bool = True, needs_blobs: bool = True) -> dict[str, Any]:
@@ -29,14 +32,68 @@ def run_plan(step: Callable[[Job], None], *, may_delete: bool = True, needs_blob
     return _run(step, planned=None, may_delete=may_delete, needs_blobs=needs_blobs)
 
 
-def run_apply(step: Callable[[Job], None], planned: Mapping[str, Any], *, may_delete: bool = True) -> dict[str, Any]:
-    """Run the second step, which carries out what the first one planned.
+def run_apply(step: Callable[[Job], None], planned: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the step that carries out what the first one planned, and ends the run.
 
     :param planned: the summary of the first step.
     :returns: a small summary, as ``run_plan``.
     :raises AirflowSkipException: if the mode is report, or was when the plan was made: such a plan has passed no guard.
     """
-    return _run(step, planned=planned, may_delete=may_delete, needs_blobs=True)
+    return _run(step, planned=planned, may_delete=True, needs_blobs=True)
+
+
+def run_part(step: Callable[[Job], _T], planned: Mapping[str, Any]) -> _T:
+    """Run a step between the two, perhaps beside others of its kind, which leaves the report to the last one.
+
+    :param planned: the summary of the first step.
+    :returns: what the step does.
+    :raises AirflowSkipException: as ``run_apply``, or if the plan was rejected.
+    """
+    results: list[_T] = []
+    _run(lambda job: results.append(step(job)), planned=planned, may_delete=True, needs_blobs=True, ends=False)
+    return results[0]
+
+
+def run_finish(step: Callable[[Job], None], planned: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Run the last step, whatever became of those before it.
+
+    :param planned: the summary of the first step; None if it failed.
+    :raises AirflowFailException: if there is no plan.
+    """
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    if planned is None:
+        raise AirflowFailException("There is no plan to finish: see the log of the task plan.")
+    return run_apply(step, planned)
+
+
+def ask(planned: Mapping[str, Any]) -> tuple[str, str, timedelta]:
+    """Subject and text of the question whether a plan above a limit is carried out, and how long to wait.
+
+    :param planned: the summary of the first step.
+    """
+    settings, place, report = _at_the_desk(planned)
+    report.status = "waiting"
+    place.write(report)
+    subject = f"Delete {planned['rows_to_delete']:,} XCom rows ({human_bytes(planned['bytes_to_delete'])})?"
+    return subject, render(report, short=True), timedelta(hours=settings.approval_timeout_hours)
+
+
+def answered(planned: Mapping[str, Any], approval: Approval, who: str | None) -> None:
+    """Put the answer into the report."""
+    _, place, report = _at_the_desk(planned)
+    report.approval = f"{approval} by {who}" if who else approval
+    report.finish("planned" if approval is Approval.GIVEN else "rejected")
+    log.info("The plan was %s", report.approval)
+    place.write(report)
+
+
+def _at_the_desk(planned: Mapping[str, Any]) -> tuple[configuration.Settings, ReportPlace, Report]:
+    """The settings, and the report that the first step of this run wrote."""
+    new, params = _new_report()
+    settings = _resolve(params).settings
+    place = ReportPlace(stores.report_root(settings), new.dag_id, new.run_id)
+    return settings, place, _planned_report(place, planned)
 
 
 def _new_report() -> tuple[Report, Mapping[str, Any]]:
@@ -49,8 +106,14 @@ def _new_report() -> tuple[Report, Mapping[str, Any]]:
 
 
 def _run(
-    step: Callable[[Job], None], *, planned: Mapping[str, Any] | None, may_delete: bool, needs_blobs: bool
+    step: Callable[[Job], None],
+    *,
+    planned: Mapping[str, Any] | None,
+    may_delete: bool,
+    needs_blobs: bool,
+    ends: bool = True,
 ) -> dict[str, Any]:
+    """Run a step; one that does not end the run leaves the report alone unless it fails."""
     from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
     report, params = _new_report()
@@ -63,6 +126,8 @@ def _run(
         place = ReportPlace(stores.report_root(settings), report.dag_id, report.run_id)
         if planned is not None:
             report = _planned_report(place, planned)
+            if report.status == "rejected":
+                raise AirflowSkipException(f"The plan was {report.approval}, so nothing is changed.")
         report.mode, report.settings = mode, resolved.described()
         if planned is None:
             place.write(report)  # proves, before any work, that it can be written
@@ -88,7 +153,8 @@ def _run(
                 log=log,
             )
             step(job)
-        place.write(report)
+        if ends:
+            place.write(report)
     except AirflowSkipException:
         raise
     except Exception as error:
@@ -171,4 +237,5 @@ def _summary(report: Report, place: ReportPlace) -> dict[str, Any]:
         "report": str(place.file(".json")),
         "manifest": report.manifest,
         "plan_id": report.plan_id,
+        "approval": report.approval,
     }

@@ -27,6 +27,10 @@ class StoreUnavailable(MaintenanceError):
     """A database or an object store that cannot be reached now; trying again may help."""
 
 
+class TryAgain(StoreUnavailable):
+    """Something passing, such as a lost connection or a lock that was not granted: the same may succeed in a moment."""
+
+
 class ImplausiblePlan(MaintenanceError):
     """The guard refused a plan: nothing was changed, and trying again would give the same answer."""
 

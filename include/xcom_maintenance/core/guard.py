@@ -6,9 +6,14 @@ An objection means: stop and let a person look. Wrong databases and wrong prefix
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
+
+from include.xcom_maintenance.core.sizes import human_bytes
 
 #: Below this number a share says little: three orphans among four blobs are nothing to worry about.
 SHARE_MATTERS_FROM = 1_000
+#: More than any drift of a clock that is set by the network.
+CLOCKS_MAY_DIFFER = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,8 @@ class Objection:
     problem: str
     setting: str
     remedy: str
+    #: Merely large, so that a person may approve of it; otherwise it is implausible, and refused.
+    large: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +32,19 @@ class CleanupFigures:
     """What a cleanup plans."""
 
     rows: int
+    bytes: int
     rows_in_table: int
+    #: By how much the clock of the database is ahead of the worker's.
+    clock_ahead: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupLimits:
+    """Above these a cleanup is large; a limit that is None does not apply."""
+
+    rows: int | None = None
+    bytes: int | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +77,39 @@ def judge_owner(marked: str | None, owner: str) -> list[Objection]:
     ]
 
 
-def judge_cleanup(figures: CleanupFigures, *, max_rows: int | None, max_share: float | None) -> list[Objection]:
-    """Objections to a cleanup plan; limits that are None do not apply."""
+def judge_cleanup(figures: CleanupFigures, limits: CleanupLimits) -> list[Objection]:
+    """Objections to a cleanup plan."""
+    share = figures.rows / figures.rows_in_table if figures.rows_in_table else 0.0
     objections = []
-    if max_rows is not None and figures.rows > max_rows:
+    if abs(figures.clock_ahead) > CLOCKS_MAY_DIFFER:
         objections.append(
             Objection(
-                f"{figures.rows:,} rows would be deleted, more than the limit of {max_rows:,}",
-                "max_delete_rows",
-                "Read the plan in the report; if it is right, raise the limit for one run in the trigger form",
+                f"The clocks of the metadata database and of this worker differ by {figures.clock_ahead}, so that no "
+                "age can be trusted",
+                "metadata_conn_id",
+                "Set the clock that is wrong, then run again",
             )
         )
-    share = figures.rows / figures.rows_in_table if figures.rows_in_table else 0.0
-    if max_share is not None and figures.rows >= SHARE_MATTERS_FROM and share > max_share:
+    for what, found, limit, setting in (
+        (f"{figures.rows:,} rows", figures.rows, limits.rows, "max_delete_rows"),
+        (f"{human_bytes(figures.bytes)} of values", figures.bytes, limits.bytes, "max_delete_bytes"),
+    ):
+        if limit is not None and found > limit:
+            of = human_bytes(limit) if setting == "max_delete_bytes" else f"{limit:,}"
+            objections.append(_too_much(f"{what} would be deleted, more than the limit of {of}", setting))
+    if limits.share is not None and figures.rows >= SHARE_MATTERS_FROM and share > limits.share:
         objections.append(
-            Objection(
-                f"{share:.0%} of the XCom rows would be deleted, more than the limit of {max_share:.0%}",
+            _too_much(
+                f"{share:.0%} of the XCom rows would be deleted, more than the limit of {limits.share:.0%}",
                 "max_delete_share",
-                "Read the plan in the report; if it is right, raise the limit for one run in the trigger form",
             )
         )
     return objections
+
+
+def _too_much(problem: str, setting: str) -> Objection:
+    remedy = "Read the plan in the report; if it is right, raise the limit for one run in the trigger form"
+    return Objection(problem, setting, remedy, large=True)
 
 
 def judge_reconciliation(figures: ReconciliationFigures, *, max_orphan_share: float) -> list[Objection]:

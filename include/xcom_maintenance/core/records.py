@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from fnmatch import fnmatchcase
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +23,121 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class RunCutoff:
+class YoungerRuns:
+    """The runs of a DAG that are too young to lose a row to age, in numbers; newer than those that come one by one."""
+
+    dag_id: str
+    #: In a final state, whatever their tasks are in.
+    finished: int
+    #: Of those: a task is in no final state.
+    with_unfinished_tasks: int
+    unfinished: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Some of a DAG's rows, by case-sensitive globs."""
+
+    task_ids: tuple[str, ...] = ("*",)
+    exclude_task_ids: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ("*",)
+    exclude_keys: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all rows."""
+        return "*" in self.task_ids and "*" in self.keys and not self.exclude_task_ids and not self.exclude_keys
+
+    def matches(self, task_id: str, key: str) -> bool:
+        return (
+            matches_any(task_id, self.task_ids)
+            and not matches_any(task_id, self.exclude_task_ids)
+            and matches_any(key, self.keys)
+            and not matches_any(key, self.exclude_keys)
+        )
+
+
+def matches_any(name: str, globs: tuple[str, ...]) -> bool:
+    """Whether a name matches one of some case-sensitive globs."""
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The rows of a DAG that one rule decides about: those in its scope and in none of the rules before it."""
+
+    scope: Scope
+    before: tuple[Scope, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
     """Which rows of a run go: those pushed before ``cutoff`` (UTC)."""
 
-    dag_run_id: int
     cutoff: datetime
     #: Leave the newest value of each (DAG, task, map index, key), whatever its age.
     keep_latest_value: bool = False
+    #: None: of all rows of the run.
+    selection: Selection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """What goes, by run: of the run ``dag_run_ids[i]`` what ``cuts[which[i]]`` takes.
+
+    In columns, for there can be many runs and there are few cuts. A run comes once for each cut.
+    """
+
+    cuts: tuple[Cut, ...] = ()
+    dag_run_ids: Sequence[int] = ()
+    which: Sequence[int] = ()
+
+    def without(self, dag_run_ids: Collection[int]) -> Doomed:
+        """The same less some runs."""
+        kept = [i for i, dag_run_id in enumerate(self.dag_run_ids) if dag_run_id not in dag_run_ids]
+        return Doomed(self.cuts, [self.dag_run_ids[i] for i in kept], [self.which[i] for i in kept])
 
 
 @dataclass(frozen=True, slots=True)
 class RunRows:
-    """Rows of a run that a cutoff takes, in number and in stored bytes."""
+    """Rows of a run that a cut speaks about, in number and in stored bytes."""
 
     dag_run_id: int
+    #: Position of the cut.
+    which: int
+    #: What goes.
     rows: int
     bytes: int
+    #: What stays, because it was pushed after the cutoff.
+    younger_rows: int = 0
+    younger_bytes: int = 0
+    #: What stays, because it is the latest value of its key.
+    latest_rows: int = 0
+    latest_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRows:
+    """Rows seen in a sample of the table; all of one run, or of the younger runs of one DAG."""
+
+    dag_id: str
+    #: None: of runs too young to lose a row to age.
+    dag_run_id: int | None
+    #: Whether the run is in a final state.
+    finished: bool
+    #: Bit i is set if the rows lie in the i-th of the scopes that were asked about.
+    scopes: int
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a look at some of the table's pages says about all rows."""
+
+    #: Of the table that was looked at, in (0, 1]; 1 means that the figures are exact.
+    share: float
+    groups: Sequence[SampledRows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,243 +1,131 @@
-"""Delete XCom rows that the retention policy has done with, then the blobs that those rows referred to.
+"""What the retention policy has done with: the plan of a cleanup. Changes nothing.
 
-``plan`` writes the manifest; ``apply`` carries it out and nothing else: row first, commit, then blob. A run that is
-killed leaves its manifest marked as pending, and the next attempt, or the next run, finishes it.
+``deletion`` and ``purge`` carry it out, and nothing else: row first, commit, then blob.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
 
-from include.xcom_maintenance.blobs.port import BlobStore
-from include.xcom_maintenance.core.errors import PartialFailure, UnreadableManifest
-from include.xcom_maintenance.core.guard import CleanupFigures, judge_cleanup, judge_owner
-from include.xcom_maintenance.core.records import Blob, Coordinates, RunCutoff
-from include.xcom_maintenance.core.reference_formats import belongs_to, coordinates_of
-from include.xcom_maintenance.core.retention import RunVerdict, judge_runs
+from include.xcom_maintenance.core.guard import CleanupFigures, CleanupLimits, judge_cleanup, judge_owner
+from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, RunRows, YoungerRuns
+from include.xcom_maintenance.core.reference_formats import belongs_to
+from include.xcom_maintenance.core.retention import Part, Policy, RunVerdict
+from include.xcom_maintenance.jobs.batches import Batches, Going
 from include.xcom_maintenance.jobs.job import Job, Progress
-from include.xcom_maintenance.jobs.ownership import claim, marked_owner
-from include.xcom_maintenance.jobs.sweep import Swept, sweep
+from include.xcom_maintenance.jobs.ownership import marked_owner
 from include.xcom_maintenance.jobs.tally import Tally
 from include.xcom_maintenance.reports.place import ManifestWriter
 
 #: Runs judged and measured by one statement.
 _RUNS_AT_ONCE = 50_000
-#: Blobs looked up at once before they are swept.
-_HEADS_AT_ONCE = 1_000
-
-
-# -- plan --------------------------------------------------
 
 
 def plan(job: Job) -> None:
-    """Find out what goes and what stays, write it down, and let the guard look at it. Changes nothing."""
+    """Find out what goes and what stays, write it down, and let the guard look at it."""
     report, settings = job.report, job.settings
-    tally = Tally(settings.rules())
     with report.phase("plan"), job.place.write_manifest() as manifest:
         now = job.metadata.now()
+        clock_ahead = now - datetime.now(UTC)
+        policy = policy_of(job, now)
         manifest.add(**job.plan_header("cleanup", now))
-        verdicts = judge_runs(job.metadata.runs(), settings.rules(), now=now)
+        tally = Tally(policy, job.metadata.sample(policy.scopes, created_before=policy.horizon))
+        batches = Batches(manifest, max_rows=settings.batch_rows, max_bytes=settings.batch_bytes)
+        verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
         progress = Progress(job.log, "Runs judged")
-        while batch := list(islice(verdicts, _RUNS_AT_ONCE)):
-            _plan_batch(job, batch, tally, manifest)
-            progress.add(len(batch))
+        while some := list(islice(verdicts, _RUNS_AT_ONCE)):
+            _plan_some(job, some, tally, batches, manifest)
+            progress.add(len(some))
         report.manifest = manifest.path
     with report.phase("guard"):
-        figures = CleanupFigures(tally.total.rows, job.metadata.row_count_estimate())
-        tally.describe(job, rows_in_table=figures.rows_in_table)
-        job.report.warnings += [
+        rows_in_table = job.metadata.row_count_estimate()
+        tally.describe(job, rows_in_table=rows_in_table)
+        report.warnings += [
             f"An enforcing run did not finish {name}: some of its blobs may be left. The next enforcing run goes on."
             for name in job.place.pending_manifests()
         ]
         owner = judge_owner(marked_owner(job.blobs), job.identity.owner) if job.blobs else []
-        limits = judge_cleanup(figures, max_rows=settings.max_delete_rows, max_share=settings.max_delete_share)
-        job.object_to(owner + limits)
+        figures = CleanupFigures(tally.rows, tally.bytes, rows_in_table, clock_ahead)
+        limits = CleanupLimits(settings.max_delete_rows, settings.max_delete_bytes, settings.max_delete_share)
+        job.object_to(owner + judge_cleanup(figures, limits), on_limit=settings.on_limit)
     report.finish("planned" if job.enforcing else "reported")
 
 
-def _plan_batch(job: Job, verdicts: list[RunVerdict], tally: Tally, manifest: ManifestWriter) -> None:
-    going = {v.cutoff.dag_run_id: v for v in verdicts if v.cutoff is not None}
-    cutoffs = [v.cutoff for v in going.values() if v.cutoff is not None]
+def policy_of(job: Job, now: datetime) -> Policy:
+    """The rules that are configured now, as they were at a point in time."""
+    rules = job.settings.rules()
+    tags = job.metadata.dag_tags() if any(rule.tags or rule.exclude_tags for rule in rules) else {}
+    return Policy(rules, now=now, tags=tags)
+
+
+def _plan_some(
+    job: Job, verdicts: list[RunVerdict | YoungerRuns], tally: Tally, batches: Batches, manifest: ManifestWriter
+) -> None:
+    cuts: list[Cut] = []
+    parts: list[Part] = []
+    of_part: dict[int, int] = {}
+    ids: list[int] = []
+    which: list[int] = []
+    judged: dict[int, RunVerdict] = {}
     for verdict in verdicts:
+        if isinstance(verdict, YoungerRuns):
+            tally.younger(verdict)
+            continue
         tally.judged(verdict)
+        for part in verdict.parts:
+            if part.cut is None:
+                continue
+            if id(part) not in of_part:
+                of_part[id(part)] = len(parts)
+                parts.append(part)
+                cuts.append(part.cut)
+            ids.append(verdict.run.dag_run_id)
+            which.append(of_part[id(part)])
+            judged[verdict.run.dag_run_id] = verdict
+    doomed = Doomed(tuple(cuts), ids, which)
     # In the order in which the runs were made, which is about how their rows lie on disk.
-    for measured in sorted(job.metadata.measure(cutoffs), key=lambda measured: measured.dag_run_id):
-        verdict = going[measured.dag_run_id]
-        assert verdict.cutoff is not None  # noqa: S101 - going holds only verdicts with a cutoff
-        manifest.add(
-            "rows",
-            dag_id=verdict.run.dag_id,
-            run_id=verdict.run.run_id,
-            dag_run_id=measured.dag_run_id,
-            cutoff=verdict.cutoff.cutoff.isoformat(),
-            keep_latest_value=verdict.cutoff.keep_latest_value,
-            rows=measured.rows,
-            bytes=measured.bytes,
-            reason=verdict.reason,
-            rule=verdict.rule,
-        )
-        tally.goes(verdict, measured.rows, measured.bytes)
-    if job.blobs is not None:
-        for reference in job.metadata.doomed_references(cutoffs, job.blobs.base):
-            owner = Coordinates(reference.dag_id, reference.run_id, reference.task_id)
-            if not belongs_to(reference.key, owner, ignored_prefixes=job.ignored_prefixes):
-                tally.paths_of_others += 1
-                continue
-            manifest.add("blob", key=reference.key, map_index=reference.map_index, xcom_key=reference.xcom_key)
-            tally.blobs[reference.dag_id] += 1
+    measured = sorted(job.metadata.measure(doomed), key=lambda found: found.dag_run_id) if ids else []
+    for found in measured:
+        run, part = judged[found.dag_run_id].run, parts[found.which]
+        tally.measured(part, run.dag_id, found)
+        if found.rows:
+            batches.add(Going(run, part, found.rows, found.bytes))
+    batches.flush()
+    if job.blobs is not None and any(found.rows for found in measured):
+        _plan_blobs(job, _only_going(doomed, measured), tally, manifest)
 
 
-# -- apply --------------------------------------------------
+def _only_going(doomed: Doomed, measured: list[RunRows]) -> Doomed:
+    going = [found for found in measured if found.rows]
+    return Doomed(doomed.cuts, [found.dag_run_id for found in going], [found.which for found in going])
 
 
-def apply(job: Job) -> None:
-    """Carry out the run's manifest, and what earlier runs left half done.
-
-    :raises ConfigurationError: if the manifest is not this run's plan for what is configured now.
-    :raises ImplausiblePlan: if the base path has become somebody else's.
-    :raises PartialFailure: if blobs could not be deleted; everything else was done.
-    """
-    report = job.report
-    header, lines = job.own_plan()
-    if job.blobs is not None and (report.headline["blobs_to_purge"] or job.place.pending_manifests()):
-        claim(job.blobs, job.identity)
-    job.place.mark_pending()
-    with report.phase("delete rows"):
-        _delete_rows(job, header, lines)
-    failed = 0
-    if job.blobs is not None:
-        failed = _purge(job, job.blobs, *job.own_plan(), suffix="")
-        if not failed:
-            job.place.clear_pending()
-        failed += _finish_earlier_runs(job, job.blobs)
-    else:
-        job.place.clear_pending()
-    if failed:
-        raise PartialFailure(
-            f"{failed} blobs could not be deleted; their rows are gone",
-            setting="blob_base_path",
-            remedy="See the report for what the store said; the next run tries again",
-        )
-    report.finish("enforced")
+def _plan_blobs(job: Job, doomed: Doomed, tally: Tally, manifest: ManifestWriter) -> None:
+    assert job.blobs is not None  # noqa: S101 - the caller has looked
+    for reference in job.metadata.doomed_references(doomed, job.blobs.base):
+        owner = Coordinates(reference.dag_id, reference.run_id, reference.task_id)
+        if not belongs_to(reference.key, owner, ignored_prefixes=job.ignored_prefixes):
+            tally.paths_of_others += 1
+            continue
+        manifest.add("blob", key=reference.key, map_index=reference.map_index, xcom_key=reference.xcom_key)
+        tally.blobs[reference.dag_id] += 1
 
 
-def _delete_rows(job: Job, header: dict[str, Any], lines: Iterator[dict[str, Any]]) -> None:
-    """Delete what the manifest names and the policy still gives up; counts go into the headline as they come."""
-    figures = job.report.headline
-    for name in ("rows_deleted", "bytes_deleted", "transactions", "longest_transaction_seconds"):
-        figures.setdefault(name, 0)  # a second attempt adds to what the first one did
-    allowed = _allowed(job, datetime.fromisoformat(header["planned_at"]))
-    progress = Progress(job.log, "Rows deleted", total=figures.get("rows_to_delete"))
-    for cutoffs, limit in _batches(lines, allowed, job.settings.batch_rows, job.settings.batch_bytes):
-        while True:
-            started = time.monotonic()
-            deleted = job.metadata.delete(cutoffs, limit=limit)
-            seconds = round(time.monotonic() - started, 3)
-            figures["rows_deleted"] += deleted.rows
-            figures["bytes_deleted"] += deleted.bytes
-            figures["transactions"] += 1
-            figures["longest_transaction_seconds"] = max(figures["longest_transaction_seconds"], seconds)
-            progress.add(deleted.rows)
-            if job.settings.batch_pause_seconds:
-                time.sleep(job.settings.batch_pause_seconds)
-            if limit is None or deleted.rows < limit:
-                break
-    job.log.info(
-        "Deleted %s rows (%s bytes) in %s transactions",
-        *(f"{figures[name]:,}" for name in ("rows_deleted", "bytes_deleted", "transactions")),
-    )
-
-
-def _allowed(job: Job, planned_at: datetime) -> dict[int, RunCutoff]:
+def current_cuts(job: Job, planned_at: datetime) -> dict[int, tuple[Cut, ...]]:
     """What the policy gives up now, run by run: settings and history may have changed since the plan."""
-    verdicts = judge_runs(job.metadata.runs(), job.settings.rules(), now=planned_at)
-    return {verdict.run.dag_run_id: verdict.cutoff for verdict in verdicts if verdict.cutoff is not None}
+    policy = policy_of(job, planned_at)
+    verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
+    return dict(_cuts_of(verdicts))
 
 
-def _batches(
-    lines: Iterable[dict[str, Any]], allowed: Mapping[int, RunCutoff], max_rows: int, max_bytes: int
-) -> Iterator[tuple[list[RunCutoff], int | None]]:
-    """Whole runs up to the limits; a run above them comes alone, with the most rows that one transaction may delete.
-
-    Of plan and policy the more careful one counts.
-    """
-    batch: list[RunCutoff] = []
-    rows = size = 0
-    for line in lines:
-        now = allowed.get(line["dag_run_id"]) if line["kind"] == "rows" else None
-        if now is None:
-            continue
-        cutoff = RunCutoff(
-            dag_run_id=now.dag_run_id,
-            cutoff=min(now.cutoff, datetime.fromisoformat(line["cutoff"])),
-            keep_latest_value=now.keep_latest_value or line["keep_latest_value"],
-        )
-        if line["rows"] > max_rows or line["bytes"] > max_bytes:
-            yield [cutoff], max(1, min(max_rows, line["rows"] * max_bytes // max(1, line["bytes"])))
-            continue
-        if batch and (rows + line["rows"] > max_rows or size + line["bytes"] > max_bytes):
-            yield batch, None
-            batch, rows, size = [], 0, 0
-        batch.append(cutoff)
-        rows, size = rows + line["rows"], size + line["bytes"]
-    if batch:
-        yield batch, None
-
-
-def _purge(job: Job, blobs: BlobStore, header: dict[str, Any], lines: Iterator[dict[str, Any]], *, suffix: str) -> int:
-    """Delete the blobs that a manifest names, as far as their rows are gone; returns how many failed.
-
-    :param suffix: of the names of the figures in the headline.
-    """
-    swept = Swept()
-    keys = (line["key"] for line in lines if line["kind"] == "blob" and coordinates_of(line["key"]) is not None)
-    try:
-        with job.report.phase(f"purge blobs{suffix}"), job.place.write_deleted() as deleted:
-            sweep(
-                _looked_up(blobs, keys),
-                into=swept,
-                blobs=blobs,
-                metadata=job.metadata,
-                modified_before=datetime.fromisoformat(header["planned_at"]),
-                progress=Progress(job.log, "Blobs looked at", total=job.report.headline.get("blobs_to_purge")),
-                deleted=deleted,
-                reason=f"its row was deleted by run {header['run_id']}",
-            )
-    finally:
-        figures = job.report.headline
-        for name, count in (("blobs_deleted", swept.deleted), ("blob_bytes_deleted", swept.deleted_bytes)):
-            figures[name + suffix] = figures.get(name + suffix, 0) + count
-        swept.describe(job.report, job.log, f"Blobs that stay{suffix.replace('_', ' ')}")
-    return swept.failed
-
-
-def _looked_up(blobs: BlobStore, keys: Iterator[str]) -> Iterator[Blob]:
-    while batch := list(islice(keys, _HEADS_AT_ONCE)):
-        yield from blobs.head(list(dict.fromkeys(batch)))
-
-
-def _finish_earlier_runs(job: Job, blobs: BlobStore) -> int:
-    """Purge what runs that were killed between row and blob left behind; returns how many blobs failed."""
-    failed = 0
-    for name in job.place.pending_manifests():
-        try:
-            lines = job.place.read_manifest(name)
-            header = next(lines)
-            if not job.is_for_us(header):
-                job.report.warnings.append(
-                    f"{name} is pending and left alone: it is for another database or base path."
-                )
-                continue
-            job.log.info("An earlier run did not finish its manifest %s; its blobs are purged now", name)
-            left = _purge(job, blobs, header, lines, suffix="_for_earlier_runs")
-        except UnreadableManifest as error:
-            job.report.warnings.append(f"{name} is pending and cannot be read: {error.problem}. Delete it by hand.")
-            continue
-        if not left:
-            job.place.clear_pending(name)
-        failed += left
-    return failed
+def _cuts_of(verdicts: Iterator[RunVerdict | YoungerRuns]) -> Iterator[tuple[int, tuple[Cut, ...]]]:
+    shared: dict[tuple[int, ...], tuple[Cut, ...]] = {}  # one object for all runs with the same verdict
+    for verdict in verdicts:
+        if isinstance(verdict, RunVerdict):
+            key = tuple(map(id, verdict.parts))
+            if key not in shared:
+                shared[key] = tuple(part.cut for part in verdict.parts if part.cut is not None)
+            if shared[key]:
+                yield verdict.run.dag_run_id, shared[key]

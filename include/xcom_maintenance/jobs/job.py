@@ -15,7 +15,7 @@ from include.xcom_maintenance.core.guard import Objection
 from include.xcom_maintenance.core.records import DatabaseIdentity
 from include.xcom_maintenance.metadata.port import MetadataStore
 from include.xcom_maintenance.reports.place import ReportPlace
-from include.xcom_maintenance.reports.report import Report
+from include.xcom_maintenance.reports.report import Approval, Report
 from include.xcom_maintenance.settings import Settings
 
 
@@ -70,19 +70,24 @@ class Job:
         base = str(self.blobs.base) if self.blobs else None
         return bool(header["database"] == self.identity.owner and header["base"] == base)
 
-    def object_to(self, objections: list[Objection]) -> None:
-        """Put the guard's objections into the report; in enforce mode they stop the run.
+    def object_to(self, objections: list[Objection], *, on_limit: str = "refuse") -> None:
+        """Put the guard's objections into the report; in enforce mode they stop the run, or make it ask.
 
-        :raises ImplausiblePlan: in enforce mode, if there is an objection.
+        :param on_limit: what becomes of a plan that is merely large: ask, approve or refuse.
+        :raises ImplausiblePlan: in enforce mode, if the plan is refused.
         """
         for objection in objections:
             self.report.objections.append(
                 {"problem": objection.problem, "setting": objection.setting, "remedy": objection.remedy}
             )
             self.log.warning("Guard: %s (setting: %s). %s.", objection.problem, objection.setting, objection.remedy)
-        if objections and self.enforcing:
-            first = objections[0]
+        if not objections or not self.enforcing:
+            return
+        refused = [objection for objection in objections if not objection.large or on_limit == "refuse"]
+        if refused:
+            first = refused[0]
             raise ImplausiblePlan(first.problem, setting=first.setting, remedy=first.remedy + ". Nothing was changed")
+        self.report.approval = Approval.NEEDED if on_limit == "ask" else Approval.UNASKED
 
 
 class Progress:

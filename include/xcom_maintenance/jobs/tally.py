@@ -1,116 +1,260 @@
-"""The totals of a cleanup plan, counted as it is made and told to report and log."""
+"""The plan in numbers: what goes and what stays of every DAG, counted while the plan is made."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from include.xcom_maintenance.core.retention import Reason, Rule, RunVerdict
+from include.xcom_maintenance.core.records import RunRows, Sample, SampledRows, YoungerRuns
+from include.xcom_maintenance.core.retention import Part, Policy, Reason, Rule, RunVerdict
 from include.xcom_maintenance.jobs.job import Job
 from include.xcom_maintenance.reports.report import Table
 
 
 @dataclass(slots=True)
-class _Going:
-    rows: int = 0
-    bytes: int = 0
+class _Sum:
     runs: int = 0
+    rows: float = 0
+    bytes: float = 0
+
+
+#: DAG, position of the rule, reason.
+_Place = tuple[str, int | None, Reason]
 
 
 class Tally:
-    """Sums by DAG, rule and reason; as large as the number of DAGs, not of rows."""
+    """Sums by DAG, rule and reason; as large as the number of DAGs and of the runs in the sample, not of rows.
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
-        self._rules = rules
-        self.total = _Going()
-        self._by_dag: defaultdict[tuple[str, int | None, Reason], _Going] = defaultdict(_Going)
+    What goes is counted to the row, and so is what stays of the same runs. What stays of the others comes from a
+    sample, which for a small table is all of it.
+    """
+
+    def __init__(self, policy: Policy, sample: Sample) -> None:
+        self._policy = policy
+        self._share = sample.share
+        self._sampled: defaultdict[int, list[SampledRows]] = defaultdict(list)
+        self._going: defaultdict[_Place, _Sum] = defaultdict(_Sum)
+        self._staying: defaultdict[_Place, _Sum] = defaultdict(_Sum)
         self._dags_of_rule: defaultdict[int | None, set[str]] = defaultdict(set)
-        self._kept: Counter[Reason] = Counter()
+        self._runs_that_lose: set[int] = set()
+        self._runs_seen = 0
+        self.rows = self.bytes = 0
         #: Blobs that go with their rows, by DAG.
         self.blobs: Counter[str] = Counter()
         #: Doomed rows that hold a path below the base path which no backend wrote for them.
         self.paths_of_others = 0
+        for group in sample.groups:
+            if group.dag_run_id is None:
+                self._stays_with_its_run(group)
+            else:
+                self._sampled[group.dag_run_id].append(group)
+
+    def _stays_with_its_run(self, group: SampledRows) -> None:
+        """Rows of a run that is too young to lose any."""
+        link = self._policy.link(group.dag_id, group.scopes)
+        if link is None:
+            position, reason = None, Reason.NO_RULE
+        elif link.rule.hold:
+            position, reason = link.position, Reason.HOLD
+        else:
+            position, reason = link.position, Reason.YOUNG if group.finished else Reason.UNFINISHED_RUN
+        self._add(
+            self._staying, (group.dag_id, position, reason), 0, group.rows / self._share, group.bytes / self._share
+        )
+
+    @staticmethod
+    def _add(sums: defaultdict[_Place, _Sum], place: _Place, runs: int, rows: float, size: float) -> None:
+        found = sums[place]
+        found.runs += runs
+        found.rows += rows
+        found.bytes += size
+
+    def younger(self, runs: YoungerRuns) -> None:
+        """Count runs that are too young to lose a row."""
+        self._runs_seen += runs.finished + runs.unfinished
+        chain = self._policy.chain(runs.dag_id)
+        for link in chain:
+            self._dags_of_rule[link.position].add(runs.dag_id)
+            if link.rule.hold:
+                reasons = {Reason.HOLD: runs.finished + runs.unfinished}
+            else:
+                reasons = {Reason.YOUNG: runs.finished, Reason.UNFINISHED_RUN: runs.unfinished}
+            for reason, count in reasons.items():
+                if count:
+                    self._add(self._staying, (runs.dag_id, link.position, reason), count, 0, 0)
+        if not chain:
+            self._dags_of_rule[None].add(runs.dag_id)
+            self._add(self._staying, (runs.dag_id, None, Reason.NO_RULE), runs.finished + runs.unfinished, 0, 0)
 
     def judged(self, verdict: RunVerdict) -> None:
-        """Count a run; one with a cutoff counts as kept until it turns out that rows of it go."""
-        self._dags_of_rule[verdict.rule].add(verdict.run.dag_id)
-        self._kept[Reason.NOTHING_OLD if verdict.cutoff else verdict.reason] += 1
+        """Count a run, and what the sample says about the rows of it that stay whatever their age."""
+        run = verdict.run
+        self._runs_seen += 1
+        staying = {part.rule: part.reason for part in verdict.parts if part.cut is None}
+        for part in verdict.parts:
+            self._dags_of_rule[part.rule].add(run.dag_id)
+            if part.cut is None:
+                self._add(self._staying, (run.dag_id, part.rule, part.reason), 1, 0, 0)
+        if staying or self._policy.scopes:
+            for group in self._sampled.get(run.dag_run_id, ()):
+                link = self._policy.link(run.dag_id, group.scopes)
+                position = link.position if link else None
+                if position in staying or link is None:
+                    place = (run.dag_id, position, staying.get(position, Reason.NO_RULE))
+                    self._add(self._staying, place, 0, group.rows / self._share, group.bytes / self._share)
 
-    def goes(self, verdict: RunVerdict, rows: int, size: int) -> None:
-        """Count rows of a run that go; ``size`` in stored bytes."""
-        self._kept[Reason.NOTHING_OLD] -= 1
-        for going in (self.total, self._by_dag[verdict.run.dag_id, verdict.rule, verdict.reason]):
-            going.rows += rows
-            going.bytes += size
-            going.runs += 1
+    def measured(self, part: Part, dag_id: str, found: RunRows) -> None:
+        """Count what goes, and what stays, of a run that may lose rows by this part of its verdict."""
+        if found.rows:
+            self.rows += found.rows
+            self.bytes += found.bytes
+            self._runs_that_lose.add(found.dag_run_id)
+            self._add(self._going, (dag_id, part.rule, part.reason), 1, found.rows, found.bytes)
+        for reason, rows, size in (
+            (Reason.YOUNG, found.younger_rows, found.younger_bytes),
+            (Reason.LATEST_VALUE, found.latest_rows, found.latest_bytes),
+        ):
+            if rows:
+                self._add(self._staying, (dag_id, part.rule, reason), 1, rows, size)
+
+    # -- what people see ---------------------------------------------------------------------------------------------
 
     def describe(self, job: Job, *, rows_in_table: int) -> None:
         """Put the totals into the report and the log."""
-        blobs, kept = self.blobs.total(), +self._kept
+        blobs, kept = self.blobs.total(), self._runs_seen - len(self._runs_that_lose)
         job.report.headline = {
-            "rows_to_delete": self.total.rows,
+            "rows_to_delete": self.rows,
             "rows_in_table": rows_in_table,
-            "share_of_rows_to_delete": min(1.0, round(self.total.rows / rows_in_table, 4)) if rows_in_table else 0.0,
-            "bytes_to_delete": self.total.bytes,
-            "runs_affected": self.total.runs,
-            "dags_affected": len({dag_id for dag_id, _, _ in self._by_dag}),
+            "share_of_rows_to_delete": min(1.0, round(self.rows / rows_in_table, 4)) if rows_in_table else 0.0,
+            "bytes_to_delete": self.bytes,
+            "runs_affected": len(self._runs_that_lose),
+            "dags_affected": len({dag_id for dag_id, _, _ in self._going}),
             "blobs_to_purge": blobs if job.blobs else None,
-            "runs_kept": kept.total(),
+            "runs_kept": kept,
         }
-        job.report.tables = [
-            self._going(job.settings.top_entries),
-            Table("Runs that keep all their rows", ["reason", "runs"], [[*item] for item in kept.most_common()]),
-            self._rule_table(),
-        ]
-        if job.blobs is None:
-            job.report.warnings.append(
+        job.report.tables = [self._plan(job.settings.top_entries), self._why_rows_stay(), self._rule_table()]
+        job.report.warnings += self._warnings(has_blobs=job.blobs is not None)
+        job.log.info(
+            "Plan: %s of %s rows (%s bytes), of %s runs, go, and %s blobs with them; %s runs keep all their rows",
+            *(f"{n:,}" for n in (self.rows, rows_in_table, self.bytes, len(self._runs_that_lose), blobs, kept)),
+        )
+
+    def _warnings(self, *, has_blobs: bool) -> list[str]:
+        found = []
+        if not has_blobs:
+            found.append(
                 "No blob store is configured (blob_base_path, or [common.io] xcom_objectstorage_path), so only rows "
                 "are looked at."
             )
         if self.paths_of_others:
-            job.report.warnings.append(
+            found.append(
                 f"{self.paths_of_others:,} rows that go hold a path below the blob base path that no known backend "
                 "wrote for them; what lies there is left alone."
             )
-        job.log.info(
-            "Plan: %s of %s rows (%s bytes), of %s runs, go, and %s blobs with them; %s runs keep all their rows",
-            *(f"{n:,}" for n in (self.total.rows, rows_in_table, self.total.bytes, self.total.runs, blobs)),
-            f"{kept.total():,}",
+        if self._runs_seen:
+            with_rows = {rule for _, rule, _ in [*self._going, *self._staying_rows()]}
+            for position, rule in enumerate(self._policy.rules):
+                if not self._dags_of_rule[position]:
+                    found.append(f"Rule {position} matches no DAG: {_who(rule)}. Is there a typing error?")
+                elif not rule.scope.whole and position not in with_rows and self._share == 1:
+                    found.append(f"Rule {position} matches no row: {_who(rule)}. Is there a typing error?")
+        return found
+
+    def _staying_rows(self) -> list[_Place]:
+        return [place for place, found in self._staying.items() if found.rows]
+
+    def _plan(self, top: int) -> Table:
+        size_of_dag: Counter[str] = Counter()
+        for sums in (self._going, self._staying):
+            for (dag_id, _, _), found in sums.items():
+                size_of_dag[dag_id] += int(found.bytes)
+        dags = sorted({place[0] for place in [*self._going, *self._staying_rows()]}, key=lambda d: (-size_of_dag[d], d))
+        # What loses rows comes first: it is what people are asked to agree with.
+        losing = {dag_id for dag_id, _, _ in self._going}
+        shown = sorted(dags, key=lambda dag_id: dag_id not in losing)[:top]
+        rows: list[list[Any]] = []
+        for dag_id in shown:
+            for what, sums in (("goes", self._going), ("stays", self._staying)):
+                places = [place for place in sums if place[0] == dag_id and sums[place].rows]
+                for place in sorted(places, key=lambda place: (place[1] is None, place[1] or 0, place[2])):
+                    found = sums[place]
+                    blobs = self.blobs[dag_id] if what == "goes" else None
+                    rows.append(
+                        [*place[:2], what, place[2], found.runs or None, _round(found.rows), _round(found.bytes)]
+                    )
+                    rows[-1].append(blobs)
+        notes = [f"The {top} largest of {len(dags)} DAGs."] if len(dags) > top else []
+        return Table(
+            "The plan, by DAG and rule",
+            ["DAG", "rule", "rows that", "reason", "runs", "rows", "stored bytes", "blobs of the DAG"],
+            rows,
+            " ".join([*notes, *self._sampled_note()]),
         )
 
-    def _going(self, top: int) -> Table:
-        largest = sorted(self._by_dag.items(), key=lambda item: (-item[1].bytes, item[0][0]))
-        shown: list[list[Any]] = [
-            [dag_id, rule, reason, going.runs, going.rows, going.bytes, self.blobs[dag_id]]
-            for (dag_id, rule, reason), going in largest[:top]
+    def _why_rows_stay(self) -> Table:
+        totals: defaultdict[Reason, _Sum] = defaultdict(_Sum)
+        for (_, _, reason), found in self._staying.items():
+            totals[reason].runs += found.runs
+            totals[reason].rows += found.rows
+            totals[reason].bytes += found.bytes
+        rows: list[list[Any]] = [
+            [reason, found.runs, _round(found.rows), _round(found.bytes)]
+            for reason, found in sorted(totals.items(), key=lambda item: (-item[1].rows, item[0]))
         ]
-        return Table(
-            "Rows that go, by DAG",
-            ["DAG", "rule", "reason", "runs", "rows", "stored bytes", "blobs of the DAG"],
-            shown,
-            f"The {top} largest of {len(largest)}." if len(largest) > top else "",
-        )
+        return Table("Why rows stay", ["reason", "runs", "rows", "stored bytes"], rows, " ".join(self._sampled_note()))
+
+    def _sampled_note(self) -> list[str]:
+        if self._share == 1:
+            return []
+        return [
+            f"What goes is counted; what stays of runs that lose nothing is estimated from {self._share:.1%} of the "
+            "table's pages."
+        ]
 
     def _rule_table(self) -> Table:
-        rows: list[list[Any]] = [
-            [
-                position,
-                ", ".join(rule.dag_ids) + (f" but not {', '.join(rule.exclude_dag_ids)}" * bool(rule.exclude_dag_ids)),
-                _effect(rule),
-                len(self._dags_of_rule[position]),
-            ]
-            for position, rule in enumerate(self._rules)
-        ]
+        rows: list[list[Any]] = []
+        for position, rule in enumerate(self._policy.rules):
+            rows.append([position, _who(rule), _effect(rule), len(self._dags_of_rule[position])])
+            rows[-1] += [self._rows_of(self._going, position), self._rows_of(self._staying, position)]
         if unmatched := self._dags_of_rule[None]:
-            rows.append([None, "none of the above", "keeps everything", len(unmatched)])
+            rows.append([None, "none of the above", "keeps everything", len(unmatched), 0])
+            rows[-1].append(self._rows_of(self._staying, None))
         return Table(
             "Rules",
-            ["rule", "DAGs", "effect", "DAGs matched"],
+            ["rule", "speaks about", "effect", "DAGs matched", "rows that go", "rows that stay"],
             rows,
-            "In the order in which they are tried; the first that matches a DAG decides.",
+            "In the order in which they are tried; the first that matches a row decides.",
         )
+
+    @staticmethod
+    def _rows_of(sums: defaultdict[_Place, _Sum], position: int | None) -> int:
+        return _round(sum(found.rows for (_, rule, _), found in sums.items() if rule == position))
+
+
+def _round(figure: float) -> int:
+    """Whole if it was counted; an estimate to three digits, as it knows no more."""
+    whole = round(figure)
+    return whole if figure == whole or whole < 1_000 else round(whole, 3 - len(str(whole)))
+
+
+def _who(rule: Rule) -> str:
+    """The DAGs and rows that a rule speaks about."""
+    scope = rule.scope
+    parts = [_globs("DAGs", rule.dag_ids, rule.exclude_dag_ids)]
+    if rule.tags or rule.exclude_tags:
+        parts.append(_globs("tags", rule.tags or ("*",), rule.exclude_tags))
+    for name, globs, excluded in (
+        ("tasks", scope.task_ids, scope.exclude_task_ids),
+        ("keys", scope.keys, scope.exclude_keys),
+    ):
+        if excluded or "*" not in globs:
+            parts.append(_globs(name, globs, excluded))
+    return "; ".join(parts)
+
+
+def _globs(name: str, globs: tuple[str, ...], excluded: tuple[str, ...]) -> str:
+    return f"{name} {', '.join(globs)}" + (f" but not {', '.join(excluded)}" if excluded else "")
 
 
 def _effect(rule: Rule) -> str:

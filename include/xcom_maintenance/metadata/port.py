@@ -5,28 +5,49 @@ Nothing above this port knows SQL or holds a cursor, so that a second adapter ca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.records import (
     Coordinates,
     DatabaseIdentity,
+    Doomed,
     RowReference,
     Run,
-    RunCutoff,
     RunRows,
+    Sample,
+    Scope,
+    YoungerRuns,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What one batch deleted: rows, and their stored bytes."""
+    """What one batch deleted: rows, and their stored bytes; None where the rows went into an archive uncounted."""
 
     rows: int
-    bytes: int
+    bytes: int | None
+
+
+class ArchiveSink(Protocol):
+    """Takes the lines of an archive as they come, in pieces of any size."""
+
+    def write(self, data: Any, /) -> Any:
+        """Take some more bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How busy the database is with others."""
+
+    #: Locks that sessions of this database wait for at the moment.
+    lock_waits: int
+    #: Of the slowest replica; None if there is none, or the role may not see it.
+    replication_lag_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +116,54 @@ class MetadataStore(Protocol):
     def now(self) -> datetime:
         """The store's own clock (UTC)."""
 
-    def runs(self) -> Iterator[Run]:
-        """All runs, grouped by DAG, the newest of each DAG first (``run_after``, then ``dag_run_id``)."""
+    def dag_tags(self) -> dict[str, frozenset[str]]:
+        """The tags of the DAGs that have any."""
 
-    def measure(self, cutoffs: Sequence[RunCutoff]) -> list[RunRows]:
-        """What ``delete`` would take now, run by run; runs with nothing to take are left out."""
+    def runs(self, *, created_before: datetime | None = None) -> Iterator[Run | YoungerRuns]:
+        """All runs, grouped by DAG, the newest of each DAG first (``run_after``, then ``dag_run_id``).
 
-    def doomed_references(self, cutoffs: Sequence[RunCutoff], base: BasePath) -> Iterator[RowReference]:
+        :param created_before: runs that were created later may come in numbers, before the others of their DAG and
+            only if they are all newer than those.
+        """
+
+    def sample(self, scopes: Sequence[Scope], *, created_before: datetime | None = None) -> Sample:
+        """How many rows and bytes there are by run: exact for a small table, else from some of its pages.
+
+        :param scopes: that rows are told apart by.
+        :param created_before: rows of runs that were created later come by DAG.
+        """
+
+    def measure(self, doomed: Doomed) -> list[RunRows]:
+        """What ``delete`` would take now and what it would leave, run by run; runs without rows are left out."""
+
+    def doomed_references(self, doomed: Doomed, base: BasePath) -> Iterator[RowReference]:
         """References to blobs below ``base`` that are the whole value of a row that ``delete`` would take now."""
 
-    def delete(self, cutoffs: Sequence[RunCutoff], *, limit: int | None = None) -> Deleted:
+    def delete(
+        self,
+        doomed: Doomed,
+        *,
+        limit: int | None = None,
+        archive: Callable[[], AbstractContextManager[ArchiveSink]] | None = None,
+    ) -> Deleted:
         """Delete rows in one short transaction, at most ``limit``, every condition checked in the statement itself.
 
-        If a run of the batch is found to have come to life meanwhile, nothing of that run is deleted.
+        If a run of the batch is found to have come to life meanwhile, nothing of that run is deleted. What is passing,
+        such as a lost connection, is tried again; the rows are counted once.
+
+        :param archive: opens a sink for the rows that go, which must be safe when it is closed: that is before the
+            commit. It may be opened more than once.
+        :raises TryAgain: if that did not help in time; nothing of the batch was deleted then.
         """
+
+    def pressure(self) -> Pressure:
+        """How busy the database is with others right now."""
+
+    def may_vacuum(self) -> bool:
+        """Whether the role may vacuum the ``xcom`` table."""
+
+    def vacuum(self) -> None:
+        """Make the space of deleted rows in the ``xcom`` table usable again, and renew its statistics."""
 
     def references(self, base: BasePath) -> Iterator[RowReference]:
         """Every reference to a blob below ``base``, wherever in a value and in archive tables too.

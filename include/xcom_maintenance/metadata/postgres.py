@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -15,39 +14,38 @@ from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import (
     Coordinates,
     DatabaseIdentity,
+    Doomed,
     RowReference,
     Run,
-    RunCutoff,
     RunRows,
+    Sample,
+    SampledRows,
+    Scope,
+    YoungerRuns,
 )
 from include.xcom_maintenance.core.reference_formats import UNIQUE_PART, coordinates_of, unique_part
-from include.xcom_maintenance.core.retention import FINISHED_RUN_STATES, FINISHED_TASK_STATES
 from include.xcom_maintenance.core.sizes import BANDS, Band
+from include.xcom_maintenance.metadata import postgres_retention as retention
 from include.xcom_maintenance.metadata import postgres_sql as sql
 from include.xcom_maintenance.metadata.port import (
+    ArchiveSink,
     Deleted,
     Entry,
     GroupSize,
+    Pressure,
     TableHealth,
     UnparsableReference,
 )
-from include.xcom_maintenance.metadata.postgres_errors import translated
+from include.xcom_maintenance.metadata.postgres_session import Session, copy_out
 
-_FETCH = 5_000
-_STATES = {"run_states": list(FINISHED_RUN_STATES), "task_states": list(FINISHED_TASK_STATES)}
-#: Local to the transaction, which survives a pooler that hands connections round.
-_SET_TIMEOUTS = """SELECT set_config('lock_timeout', %(lock_timeout)s, true),
-    set_config('statement_timeout', %(statement_timeout)s, true), set_config('jit', 'off', true),
-    set_config('idle_in_transaction_session_timeout', '0', true)"""
+#: Pages that a sample of the table reads: 128 MB.
+_SAMPLE_PAGES = 16_384
 
 
 class PostgresMetadataStore:
     """The ``xcom`` table and its neighbours, in the schema that the connection's search path names.
 
-    :param connect: opens a DB-API connection; called once, at the first use.
-    :param setting: the setting that named the connection, for errors.
-    :param lock_timeout: seconds that a statement waits for a lock.
-    :param statement_timeout: seconds that a statement may take.
+    The parameters are those of ``Session``, and
     :param accepted_revision: a schema revision that the user vouches for, beside the known ones.
     """
 
@@ -58,17 +56,20 @@ class PostgresMetadataStore:
         setting: str,
         lock_timeout: float,
         statement_timeout: float,
+        retry_seconds: float = 60,
         accepted_revision: str | None = None,
     ) -> None:
-        self._open = connect
+        self._session = Session(
+            connect,
+            setting=setting,
+            lock_timeout=lock_timeout,
+            statement_timeout=statement_timeout,
+            retry_seconds=retry_seconds,
+        )
         self._setting = setting
-        self._timeouts = {
-            "lock_timeout": f"{int(lock_timeout * 1000)}ms",
-            "statement_timeout": f"{int(statement_timeout * 1000)}ms",
-        }
         self._accepted_revision = accepted_revision
-        self._connection: Any = None
         self._may_lock_runs = False
+        self._few_unfinished = False
 
     def __enter__(self) -> Self:
         return self
@@ -76,14 +77,14 @@ class PostgresMetadataStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._session.close()
 
     # -- what this database is -------------------------------------------------------------------------------------
 
     def check(self, *, may_delete: bool, reads_references: bool) -> DatabaseIdentity:
-        columns = {name: dict(found) for name, found in self._rows(sql.COLUMNS, {"tables": list(sql.REQUIRED_COLUMNS)})}
+        columns = {
+            name: dict(found) for name, found in self._session.rows(sql.COLUMNS, {"tables": list(sql.REQUIRED_COLUMNS)})
+        }
         wrong = [
             f"{table}.{name}"
             for table, required in sql.REQUIRED_COLUMNS.items()
@@ -110,11 +111,11 @@ class PostgresMetadataStore:
     def _check_rights(self, *, may_delete: bool, reads_references: bool) -> None:
         needed = [(table, "SELECT") for table in sql.REQUIRED_COLUMNS]
         if reads_references:
-            needed += [(name, "SELECT") for name, _, _ in self._rows(sql.ARCHIVE_TABLES, {})]
+            needed += [(name, "SELECT") for name, _, _ in self._session.rows(sql.ARCHIVE_TABLES, {})]
         if may_delete:
             needed.append(("xcom", "DELETE"))
         tables, rights = [n[0] for n in needed], [n[1] for n in needed]
-        missing = self._rows(
+        missing = self._session.rows(
             """SELECT current_user, needed.name, needed.privilege
                FROM unnest(%(tables)s::text[], %(rights)s::text[]) AS needed(name, privilege)
                WHERE NOT has_table_privilege(to_regclass(needed.name), needed.privilege)""",
@@ -130,14 +131,15 @@ class PostgresMetadataStore:
                 remedy=f"As the owner of the tables, run: {grants}",
             )
         # FOR SHARE needs a right to write; without it the delete still looks at the runs before and after.
-        lockable = self._rows("SELECT has_any_column_privilege('dag_run', 'UPDATE')", {})[0][0]
+        lockable = self._session.rows("SELECT has_any_column_privilege('dag_run', 'UPDATE')", {})[0][0]
         self._may_lock_runs = bool(lockable)
+        self._few_unfinished = bool(self._session.rows(retention.FEW_UNFINISHED)[0][0])
 
     def _identity(self) -> DatabaseIdentity:
-        [(cluster, database)] = self._rows(
+        [(cluster, database)] = self._session.rows(
             "SELECT (SELECT system_identifier::text FROM pg_control_system()), current_database()::text", {}
         )
-        revisions = [row[0] for row in self._rows("SELECT version_num FROM alembic_version", {})]
+        revisions = [row[0] for row in self._session.rows("SELECT version_num FROM alembic_version", {})]
         revision = ", ".join(revisions) or "none"
         if revision not in sql.KNOWN_REVISIONS and revision != self._accepted_revision:
             raise ConfigurationError(
@@ -149,54 +151,117 @@ class PostgresMetadataStore:
         return DatabaseIdentity(cluster, database, revision)
 
     def now(self) -> datetime:
-        [(now,)] = self._rows("SELECT clock_timestamp()", {})
+        [(now,)] = self._session.rows("SELECT clock_timestamp()", {})
         # In UTC, whatever the session says: a day of a zone with summer time can have 23 hours.
         return now.astimezone(UTC)  # type: ignore[no-any-return]
 
     # -- retention -------------------------------------------------------------------------------------------------
 
-    def runs(self) -> Iterator[Run]:
-        for row in self._stream(sql.RUNS, _STATES):
-            yield Run(*row)
+    def dag_tags(self) -> dict[str, frozenset[str]]:
+        rows = self._session.rows("SELECT dag_id, array_agg(name::text) FROM dag_tag GROUP BY dag_id", {})
+        return {dag_id: frozenset(names) for dag_id, names in rows}
 
-    def measure(self, cutoffs: Sequence[RunCutoff]) -> list[RunRows]:
-        return [
-            RunRows(run, rows, int(size)) for run, rows, size in self._rows(_for(sql.MEASURE, cutoffs), _batch(cutoffs))
-        ]
+    def runs(self, *, created_before: datetime | None = None) -> Iterator[Run | YoungerRuns]:
+        parameters = {**retention.STATES, "horizon": _horizon(created_before)}
+        statement = retention.runs(few_unfinished=self._few_unfinished)
+        for dag_id, number, run_id, state, run_after, unfinished in self._session.stream(statement, parameters):
+            if number is None:
+                yield YoungerRuns(dag_id, int(run_id), int(state), unfinished)
+            else:
+                yield Run(number, dag_id, run_id, state, run_after, unfinished)
 
-    def doomed_references(self, cutoffs: Sequence[RunCutoff], base: BasePath) -> Iterator[RowReference]:
-        parameters = {**_batch(cutoffs), "marker": base.marker}
-        for *place, size, text in self._stream(_for(sql.DOOMED_REFERENCES, cutoffs), parameters):
+    def sample(self, scopes: Sequence[Scope], *, created_before: datetime | None = None) -> Sample:
+        [(pages,)] = self._session.rows("SELECT pg_relation_size('xcom') / current_setting('block_size')::int", {})
+        percent = 100.0 if pages <= _SAMPLE_PAGES else 100.0 * _SAMPLE_PAGES / pages
+        parameters = {**retention.STATES, "horizon": _horizon(created_before), "percent": percent}
+        found = self._session.rows(retention.sample(scopes, parameters, percent=percent), parameters)
+        return Sample(
+            percent / 100, [SampledRows(dag, run, done, bits, n, int(size)) for dag, run, done, bits, n, size in found]
+        )
+
+    def measure(self, doomed: Doomed) -> list[RunRows]:
+        wanted = self._retention(doomed)
+        found = self._session.rows(wanted.measure, {**wanted.parameters, **_columns(doomed)})
+        return [RunRows(*(int(figure or 0) for figure in row)) for row in found]
+
+    def doomed_references(self, doomed: Doomed, base: BasePath) -> Iterator[RowReference]:
+        wanted = self._retention(doomed)
+        parameters = {**wanted.parameters, **_columns(doomed), "marker": base.marker}
+        for *place, size, text in self._session.stream(wanted.references, parameters):
             # One that cannot be read names no blob that a backend wrote.
             with suppress(UnparsableReference):
                 found = _reference("xcom", *place, stored_bytes=size, text=text, entire=True, whole=True, base=base)
                 if found is not None:
                     yield found
 
-    def delete(self, cutoffs: Sequence[RunCutoff], *, limit: int | None = None) -> Deleted:
-        statement = sql.DELETE if limit is None else sql.DELETE_SOME
-        remaining = list(cutoffs)
-        while remaining:
-            batch = {**_batch(remaining), "limit": limit}
-            with self._transaction() as cursor:
-                if self._may_lock_runs:
-                    cursor.execute(sql.LOCK_RUNS, batch)
-                cursor.execute(_for(statement, remaining), batch)
+    def delete(
+        self,
+        doomed: Doomed,
+        *,
+        limit: int | None = None,
+        archive: Callable[[], AbstractContextManager[ArchiveSink]] | None = None,
+    ) -> Deleted:
+        remaining = doomed
+        while True:
+            try:
+                return self._delete(remaining, limit, archive)
+            except _CameToLifeError as error:
+                remaining = remaining.without(error.dag_run_ids)
+            if not remaining.dag_run_ids:
+                return Deleted(0, 0)
+
+    def _delete(
+        self, doomed: Doomed, limit: int | None, archive: Callable[[], AbstractContextManager[ArchiveSink]] | None
+    ) -> Deleted:
+        """One transaction.
+
+        :raises _CameToLifeError: if a run of the batch did while the statement ran; nothing was deleted then.
+        """
+        wanted = self._retention(doomed)
+        parameters = {**wanted.parameters, **_columns(doomed), "limit": limit}
+        returning = "pg_column_size(x.value) AS size" if archive is None else retention.ARCHIVE_LINE
+        delete = wanted.delete(returning=returning, limited=limit is not None)
+
+        def work(cursor: Any) -> Deleted:
+            if self._may_lock_runs:
+                cursor.execute(retention.LOCK_RUNS, parameters)
+            if archive is None:
+                cursor.execute(retention.counted(delete), parameters)
                 [(rows, size)] = cursor.fetchall()
-                cursor.execute(sql.UNFINISHED_AFTER_ALL, batch)
-                revived = {row[0] for row in cursor.fetchall()}
-                if not rows or not revived:
-                    return Deleted(rows, int(size))
-                # A run of the batch came to life while the statement ran: as if nothing had been deleted, without it.
-                self._connection.rollback()
-            remaining = [cutoff for cutoff in remaining if cutoff.dag_run_id not in revived]
-        return Deleted(0, 0)
+                self._check_still_finished(cursor, wanted, parameters)
+                return Deleted(rows, int(size))
+            # The archive is complete and safe on disk when its context ends, which is before the commit.
+            with archive() as sink:
+                rows = copy_out(cursor, retention.COPY_AS_LINES.format(delete), parameters, sink)
+                self._check_still_finished(cursor, wanted, parameters)
+            return Deleted(rows, None)
+
+        return self._session.change(work)
+
+    def _check_still_finished(self, cursor: Any, wanted: retention.Retention, parameters: Mapping[str, Any]) -> None:
+        cursor.execute(wanted.unfinished, parameters)
+        revived = {row[0] for row in cursor.fetchall()}
+        if revived:
+            raise _CameToLifeError(revived)
+
+    def _retention(self, doomed: Doomed) -> retention.Retention:
+        return retention.Retention(doomed.cuts, few_unfinished=self._few_unfinished)
+
+    def pressure(self) -> Pressure:
+        [(waits, lag)] = self._session.rows(sql.PRESSURE)
+        return Pressure(waits, None if lag is None else float(lag))
+
+    def may_vacuum(self) -> bool:
+        return bool(self._session.rows(sql.MAY_VACUUM)[0][0])
+
+    def vacuum(self) -> None:
+        self._session.outside_transactions("VACUUM (ANALYZE) xcom")
 
     # -- references ------------------------------------------------------------------------------------------------
 
     def references(self, base: BasePath) -> Iterator[RowReference]:
         statement = f'SELECT * FROM ({self._all_references()}) refs ORDER BY blob_key COLLATE "C"'
-        for row in self._stream(statement, {"marker": base.marker}):
+        for row in self._session.stream(statement, {"marker": base.marker}):
             found = _reference_of_row(row, base)
             if found is not None:
                 yield found
@@ -209,7 +274,7 @@ class PostgresMetadataStore:
                 raise ValueError("only blobs of a known layout can be looked up")
             by_name.setdefault(name, set()).add(key)
         # One snapshot: `airflow db clean` moves rows from one of these tables to another.
-        with self._transaction(one_snapshot=True) as cursor:
+        with self._session.transaction(one_snapshot=True) as cursor:
             cursor.execute(sql.ARCHIVE_TABLES, {})
             tables = [("xcom", sql.REQUIRED_COLUMNS["xcom"]), *((name, cols) for name, cols, _ in cursor.fetchall())]
             statement = "\nUNION\n".join(sql.names_in(name, dict(cols), UNIQUE_PART) for name, cols in tables)
@@ -217,7 +282,7 @@ class PostgresMetadataStore:
             return {key for (name,) in cursor.fetchall() for key in by_name[name]}
 
     def still_there(self, references: Sequence[RowReference]) -> list[RowReference]:
-        found = self._rows(
+        found = self._session.rows(
             sql.EXISTING_ROWS,
             {
                 "dag_ids": [r.dag_id for r in references],
@@ -231,18 +296,18 @@ class PostgresMetadataStore:
 
     def _all_references(self) -> str:
         sources = [("xcom", sql.REQUIRED_COLUMNS["xcom"])]
-        sources += [(name, dict(columns)) for name, columns, _ in self._rows(sql.ARCHIVE_TABLES, {})]
+        sources += [(name, dict(columns)) for name, columns, _ in self._session.rows(sql.ARCHIVE_TABLES, {})]
         return "\nUNION ALL\n".join(sql.references_of(name, columns) for name, columns in sources)
 
     def unfinished_runs(self, runs: Collection[Coordinates]) -> set[tuple[str, str]]:
         pairs = sorted({(run.dag_id, run.run_id) for run in runs})
-        parameters = {"dag_ids": [p[0] for p in pairs], "run_ids": [p[1] for p in pairs], **_STATES}
-        return {(dag_id, run_id) for dag_id, run_id in self._rows(sql.UNFINISHED_RUNS, parameters)}
+        parameters = {"dag_ids": [p[0] for p in pairs], "run_ids": [p[1] for p in pairs], **retention.STATES}
+        return {(dag_id, run_id) for dag_id, run_id in self._session.rows(sql.UNFINISHED_RUNS, parameters)}
 
     def known_dags(self, dag_ids: Collection[str]) -> set[str]:
         # A DAG that was deleted in the UI is gone from every table but the log, which remembers that it was ours.
         logged = "OR EXISTS (SELECT FROM log WHERE log.dag_id = c.id)" if self._may_read("log") else ""
-        rows = self._rows(
+        rows = self._session.rows(
             f"""SELECT c.id FROM unnest(%(ids)s::text[]) AS c(id)
                 WHERE EXISTS (SELECT FROM dag WHERE dag.dag_id = c.id)
                    OR EXISTS (SELECT FROM dag_run WHERE dag_run.dag_id = c.id) {logged}""",
@@ -251,95 +316,58 @@ class PostgresMetadataStore:
         return {row[0] for row in rows}
 
     def _may_read(self, table: str) -> bool:
-        rows = self._rows("SELECT has_table_privilege(to_regclass(%(t)s), 'SELECT')", {"t": table})
+        rows = self._session.rows("SELECT has_table_privilege(to_regclass(%(t)s), 'SELECT')", {"t": table})
         return bool(rows[0][0])
 
     # -- sizes -----------------------------------------------------------------------------------------------------
 
     def group_sizes(self) -> Iterator[GroupSize]:
-        [(version,)] = self._rows("SELECT current_setting('server_version_num')::int", {})
+        [(version,)] = self._session.rows("SELECT current_setting('server_version_num')::int", {})
         bands = ", ".join(
             f"count(*) FILTER (WHERE {_in_band(b)}), coalesce(sum(stored) FILTER (WHERE {_in_band(b)}), 0)"
             for b in BANDS
         )
         logical = sql.LOGICAL_SIZE if version >= 140_000 else "octet_length(value::text)"
-        for row in self._stream(sql.GROUP_SIZES.format(bands=bands, logical=logical), {}):
+        for row in self._session.stream(sql.GROUP_SIZES.format(bands=bands, logical=logical), {}):
             dag_id, task_id, key, rows, stored, oldest, newest, *of_bands = row
             counts = tuple(int(n) for n in of_bands)
             yield GroupSize(dag_id, task_id, key, rows, int(stored), counts[0::2], counts[1::2], oldest, newest)
 
     def largest_entries(self, limit: int) -> list[Entry]:
-        return [Entry(*row) for row in self._rows(sql.LARGEST, {"limit": limit})]
+        return [Entry(*row) for row in self._session.rows(sql.LARGEST, {"limit": limit})]
 
     def table_health(self) -> TableHealth:
-        [health] = self._rows(sql.HEALTH, {})
-        archives = {name: int(size) for name, _, size in self._rows(sql.ARCHIVE_TABLES, {})}
+        [health] = self._session.rows(sql.HEALTH, {})
+        archives = {name: int(size) for name, _, size in self._session.rows(sql.ARCHIVE_TABLES, {})}
         return TableHealth(*[*health, archives])
 
     def row_count_estimate(self) -> int:
-        [(estimate,)] = self._rows("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass('xcom')", {})
+        [(estimate,)] = self._session.rows("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass('xcom')", {})
         if estimate > 100_000:
             return int(estimate)
         # Never analysed (-1) or small enough to count.
-        [(exact,)] = self._rows("SELECT count(*) FROM xcom", {})
+        [(exact,)] = self._session.rows("SELECT count(*) FROM xcom", {})
         return int(exact)
 
-    # -- plumbing --------------------------------------------------------------------------------------------------
 
-    def _rows(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
-        with self._transaction() as cursor:
-            cursor.execute(statement, parameters)
-            return list(cursor.fetchall())
+class _CameToLifeError(Exception):
+    """Runs of a batch are not finished after all."""
 
-    def _stream(self, statement: str, parameters: Mapping[str, Any]) -> Iterator[Any]:
-        """Rows through a server-side cursor, so that client memory stays constant.
-
-        On a connection of its own, so that other statements can run while the rows come.
-        """
-        with translated(self._setting), closing(self._open()) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute(_SET_TIMEOUTS, self._timeouts)
-            with connection.cursor(name=f"xcom_{uuid.uuid4().hex}") as cursor:
-                cursor.execute(statement, parameters)
-                while rows := cursor.fetchmany(_FETCH):
-                    yield from rows
-
-    @contextmanager
-    def _transaction(self, *, one_snapshot: bool = False) -> Iterator[Any]:
-        """One transaction with its own timeouts.
-
-        :param one_snapshot: let all its statements see the same state of the database.
-        """
-        with translated(self._setting):
-            if self._connection is None:
-                self._connection = self._open()
-            try:
-                with self._connection.cursor() as cursor:
-                    if one_snapshot:
-                        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                    cursor.execute(_SET_TIMEOUTS, self._timeouts)
-                    yield cursor
-                self._connection.commit()
-            except BaseException:
-                if not self._connection.closed:
-                    self._connection.rollback()
-                raise
+    def __init__(self, dag_run_ids: Collection[int]) -> None:
+        self.dag_run_ids = dag_run_ids
+        super().__init__("a run of the batch came to life")
 
 
-def _for(statement: str, cutoffs: Sequence[RunCutoff]) -> str:
-    """A statement over the rows that go, with only the conditions that these cutoffs need."""
-    if any(cutoff.keep_latest_value for cutoff in cutoffs):
-        return statement.format(keepers=sql.KEEPERS, not_kept=sql.NOT_KEPT)
-    return statement.format(keepers="", not_kept="true")
-
-
-def _batch(cutoffs: Sequence[RunCutoff]) -> dict[str, Any]:
+def _columns(doomed: Doomed) -> dict[str, str]:
+    """The runs of a batch as Postgres writes arrays: quicker than to adapt each number."""
     return {
-        "ids": [c.dag_run_id for c in cutoffs],
-        "cutoffs": [c.cutoff for c in cutoffs],
-        "keep_latest": [c.keep_latest_value for c in cutoffs],
-        **_STATES,
+        "ids": "{" + ",".join(map(str, doomed.dag_run_ids)) + "}",
+        "which": "{" + ",".join(map(str, doomed.which)) + "}",
     }
+
+
+def _horizon(created_before: datetime | None) -> str:
+    return "infinity" if created_before is None else created_before.isoformat()
 
 
 def _in_band(band: Band) -> str:

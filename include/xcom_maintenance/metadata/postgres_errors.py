@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
+from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable, TryAgain
 
 
 @contextmanager
@@ -37,8 +37,11 @@ def _explain(error: Exception, state: str | None, message: str | None, setting: 
         kind, problem = ConfigurationError, f"The metadata database refused: {text}"
         remedy = "Grant the role of the connection what is missing"
     elif state == "55P03":
-        kind, problem = StoreUnavailable, "A lock on the metadata database was not granted in time"
+        kind, problem = TryAgain, "A lock on the metadata database was not granted in time"
         setting, remedy = "lock_timeout_seconds", "Nothing of this batch was changed; the task is retried"
+    elif state in {"40001", "40P01"}:
+        kind, problem = TryAgain, "Another transaction was in the way (serialization failure or deadlock)"
+        remedy = "Nothing of this batch was changed; the task is retried"
     elif state == "57014":
         kind, problem = StoreUnavailable, "A statement on the metadata database took too long and was cancelled"
         setting = "statement_timeout_seconds"
@@ -51,7 +54,7 @@ def _explain(error: Exception, state: str | None, message: str | None, setting: 
         kind, problem = ConfigurationError, f"The metadata database cannot be opened: {text}"
         remedy = "Correct the connection's schema (the name of the database) and login"
     elif not state or state[:2] in {"08", "57", "53"}:
-        kind, problem = StoreUnavailable, f"The metadata database cannot be reached: {text}"
+        kind, problem = TryAgain, f"The metadata database cannot be reached: {text}"
         remedy = "Check the connection's host and port, and that the workers may connect to the database"
     else:
         problem = f"The metadata database answered with error {state}: {text}"

@@ -3,121 +3,16 @@
 from __future__ import annotations
 
 #: A run that may still pull: {run} is an alias of dag_run.
-_UNFINISHED = """({run}.state IS NULL OR NOT {run}.state = ANY(%(run_states)s) OR EXISTS (
+UNFINISHED = """({run}.state IS NULL OR NOT {run}.state = ANY(%(run_states)s) OR EXISTS (
         SELECT FROM task_instance t
         WHERE t.dag_id = {run}.dag_id AND t.run_id = {run}.run_id
           AND (t.state IS NULL OR NOT t.state = ANY(%(task_states)s))))"""
-
-#: The runs of a batch that may lose rows at this moment. Planning, measuring and deleting share this text, so that a
-#: report tells the truth and the condition stands in the DELETE itself.
-_LIVE = f"""
-live AS MATERIALIZED (
-    SELECT d.id, d.cutoff, d.keep_latest, r.dag_id
-    FROM unnest(%(ids)s::int[], %(cutoffs)s::timestamptz[], %(keep_latest)s::boolean[])
-         AS d(id, cutoff, keep_latest)
-    JOIN dag_run r ON r.id = d.id
-    WHERE NOT {_UNFINISHED.format(run="r")}
-)"""
-
-#: For {keepers}, where a run keeps its latest values: the rows that xcom_pull(include_prior_dates=True) would take, if
-#: it were called by a run made now, by the next scheduled one, or by any run of the DAG that is not finished. Airflow
-#: looks at rows of runs whose logical date, or else due date, is not after the caller's, and prefers those without a
-#: logical date, then the latest logical date, then the latest push. Rows of unfinished runs do not count: a retry
-#: removes them. Computed once per statement.
-KEEPERS = f""",
-unfinished AS MATERIALIZED (
-    SELECT r.id, r.dag_id, coalesce(r.logical_date, r.run_after) AS sees_until
-    FROM dag_run r
-    WHERE r.dag_id IN (SELECT dag_id FROM live WHERE keep_latest) AND {_UNFINISHED.format(run="r")}
-),
-keepers AS MATERIALIZED (
-    SELECT DISTINCT ON (caller.dag_id, caller.id, n.task_id, n.map_index, n.key, nr.logical_date IS NULL)
-           n.dag_run_id, n.task_id, n.map_index, n.key
-    FROM (
-        SELECT DISTINCT NULL::int AS id, dag_id, 'infinity'::timestamptz AS sees_until FROM live WHERE keep_latest
-        UNION ALL
-        SELECT 0, dag_id, next_dagrun FROM dag WHERE dag_id IN (SELECT dag_id FROM live WHERE keep_latest)
-        UNION ALL
-        SELECT id, dag_id, sees_until FROM unfinished
-    ) caller
-    JOIN xcom n ON n.dag_id = caller.dag_id
-    JOIN dag_run nr ON nr.id = n.dag_run_id
-    WHERE coalesce(nr.logical_date, nr.run_after) <= caller.sees_until
-      AND NOT EXISTS (SELECT FROM unfinished u WHERE u.id = nr.id)
-    ORDER BY caller.dag_id, caller.id, n.task_id, n.map_index, n.key, nr.logical_date IS NULL,
-             nr.logical_date DESC, n.timestamp DESC, n.dag_run_id DESC
-)"""
-
-#: For {not_kept}, beside it. Elsewhere both are left out, for they cost a look at all rows of a DAG.
-NOT_KEPT = """NOT EXISTS (
-        SELECT FROM keepers k
-        WHERE l.keep_latest AND k.dag_run_id = x.dag_run_id AND k.task_id = x.task_id
-          AND k.map_index = x.map_index AND k.key = x.key)"""
-
-#: The rows of those runs that go.
-_DOOMED = """
-    FROM live l
-    JOIN xcom x ON x.dag_run_id = l.id AND x.timestamp < l.cutoff
-    WHERE {not_kept}"""
-
-#: OFFSET 0 keeps the values themselves out of whatever sorts or hashes the rows.
-MEASURE = f"""
-WITH {_LIVE}{{keepers}}
-SELECT id, count(*), coalesce(sum(size), 0)
-FROM (SELECT x.dag_run_id AS id, pg_column_size(x.value) AS size {_DOOMED} OFFSET 0) doomed
-GROUP BY id"""
-
-#: Only short strings can be references (a key of S3 has 1,024 bytes at most), so large values are never read from
-#: TOAST: CASE keeps the order of the tests.
-DOOMED_REFERENCES = f"""
-WITH {_LIVE}{{keepers}}
-SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), x.value #>> '{{{{}}}}'
-{_DOOMED}
-  AND CASE WHEN pg_column_size(x.value) <= 1500 AND jsonb_typeof(x.value) = 'string'
-           THEN position(%(marker)s IN x.value #>> '{{{{}}}}') > 0 END"""
-
-#: The first statement of a deleting transaction: a concurrent change of these runs waits for it, or it for the change,
-#: and the statements after it see what was committed meanwhile.
-LOCK_RUNS = "SELECT id FROM dag_run WHERE id = ANY(%(ids)s::int[]) ORDER BY id FOR SHARE"
-
-DELETE = f"""
-WITH {_LIVE}{{keepers}},
-gone AS (
-    DELETE FROM xcom x USING live l
-    WHERE x.dag_run_id = l.id AND x.timestamp < l.cutoff AND {{not_kept}}
-    RETURNING pg_column_size(x.value) AS size
-)
-SELECT count(*), coalesce(sum(size), 0) FROM gone"""
-
-#: For a run with more rows than one transaction may delete; choosing them first costs half as much again.
-DELETE_SOME = f"""
-WITH {_LIVE}{{keepers}},
-doomed AS (SELECT x.ctid {_DOOMED} LIMIT %(limit)s),
-gone AS (
-    DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.ctid
-    RETURNING pg_column_size(x.value) AS size
-)
-SELECT count(*), coalesce(sum(size), 0) FROM gone"""
-
-#: The last statement: a task can be cleared without its run being touched, so no lock would show it.
-UNFINISHED_AFTER_ALL = f"""
-SELECT r.id FROM dag_run r WHERE r.id = ANY(%(ids)s::int[]) AND {_UNFINISHED.format(run="r")}"""
-
-RUNS = """
-SELECT r.id, r.dag_id, r.run_id, coalesce(r.state, ''), r.run_after, coalesce(u.tasks, 0)
-FROM dag_run r
-LEFT JOIN (
-    SELECT dag_id, run_id, count(*) AS tasks FROM task_instance
-    WHERE state IS NULL OR NOT state = ANY(%(task_states)s)
-    GROUP BY dag_id, run_id
-) u ON u.dag_id = r.dag_id AND u.run_id = r.run_id
-ORDER BY r.dag_id, r.run_after DESC, r.id DESC"""
 
 UNFINISHED_RUNS = f"""
 SELECT r.dag_id, r.run_id
 FROM unnest(%(dag_ids)s::text[], %(run_ids)s::text[]) AS c(dag_id, run_id)
 JOIN dag_run r ON r.dag_id = c.dag_id AND r.run_id = c.run_id
-WHERE {_UNFINISHED.format(run="r")}"""
+WHERE {UNFINISHED.format(run="r")}"""
 
 #: Which of some rows are there.
 EXISTING_ROWS = """
@@ -231,6 +126,21 @@ LARGEST = """
 SELECT dag_id, run_id, task_id, map_index, key, coalesce(pg_column_size(value), 0) AS stored, timestamp
 FROM xcom ORDER BY stored DESC, dag_id, run_id, task_id, map_index, key LIMIT %(limit)s"""
 
+#: pg_locks is open to everyone; the lag of a replica is NULL to a role without pg_monitor.
+PRESSURE = """
+SELECT (SELECT count(*) FROM pg_locks
+        WHERE NOT granted AND (database IS NULL OR database = (SELECT oid FROM pg_database
+                                                               WHERE datname = current_database()))),
+       (SELECT extract(epoch FROM max(replay_lag)) FROM pg_stat_replication)"""
+
+#: The owner may, and from Postgres 17 on whoever has the right MAINTAIN.
+MAY_VACUUM = """
+SELECT pg_has_role(c.relowner, 'USAGE')
+    OR (current_setting('server_version_num')::int >= 170000
+        AND coalesce((SELECT bool_or(privilege_type = 'MAINTAIN' AND (grantee = 0 OR pg_has_role(grantee, 'USAGE')))
+                      FROM aclexplode(c.relacl)), false))
+FROM pg_class c WHERE c.oid = to_regclass('xcom')"""
+
 HEALTH = """
 SELECT pg_relation_size(c.oid), coalesce(pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0),
        pg_indexes_size(c.oid), pg_total_relation_size(c.oid),
@@ -259,6 +169,7 @@ REQUIRED_COLUMNS = {
         "state": "character varying",
         "logical_date": "timestamp with time zone",
         "run_after": "timestamp with time zone",
+        "created_at": "timestamp with time zone",
     },
     "task_instance": {
         "dag_id": "character varying",
@@ -266,6 +177,7 @@ REQUIRED_COLUMNS = {
         "state": "character varying",
     },
     "dag": {"dag_id": "character varying", "next_dagrun": "timestamp with time zone"},
+    "dag_tag": {"dag_id": "character varying", "name": "character varying"},
     "alembic_version": {"version_num": "character varying"},
 }
 

@@ -12,6 +12,8 @@ _STATUS = {
     "running": "still running, or killed while it ran",
     "reported": "report only: nothing was changed",
     "planned": "planned; the changes have not been made yet, or the run was killed while it made them",
+    "waiting": "waiting for approval; nothing has been changed yet",
+    "rejected": "REJECTED: nothing was changed",
     "enforced": "enforced",
     "audited": "audited; nothing was changed",
     "refused": "REFUSED: nothing was changed",
@@ -19,8 +21,11 @@ _STATUS = {
 }
 
 
-def render(report: Report) -> str:
-    """The whole report, most important first."""
+def render(report: Report, *, short: bool = False) -> str:
+    """The report, most important first.
+
+    :param short: leave out what does not help to decide about the plan.
+    """
     parts = [f"# {report.dag_id}: {_STATUS.get(report.status, report.status)}"]
     span = f"Run `{report.run_id}`, started {report.started_at}"
     parts.append(span + (f", finished {report.finished_at}." if report.finished_at else "."))
@@ -31,6 +36,8 @@ def render(report: Report) -> str:
             f"**Guard.** {escape(objection['problem'])} (setting: `{objection['setting']}`). "
             f"{escape(objection['remedy'])}."
         )
+    if report.approval:
+        parts.append(f"**Approval.** {escape(report.approval)}.")
     parts += [f"**Warning.** {escape(warning)}" for warning in report.warnings]
     if report.headline:
         rows = [[label(name), figure(name, value)] for name, value in report.headline.items()]
@@ -38,9 +45,9 @@ def render(report: Report) -> str:
     parts += [_table(table) for table in report.tables]
     if report.manifest:
         parts.append(f"Manifest: `{report.manifest}`")
-    if report.phases:
+    if report.phases and not short:
         parts.append(_table(Table("Phases", ["phase", "seconds"], [[p["name"], p["seconds"]] for p in report.phases])))
-    if report.settings:
+    if report.settings and not short:
         rows = [[f"`{name}`", s["value"], s["source"]] for name, s in report.settings.items()]
         parts.append(_table(Table("Settings", ["setting", "value", "from"], rows)))
     return "\n\n".join(parts) + "\n"

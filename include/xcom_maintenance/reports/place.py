@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _MANIFEST = ".manifest.jsonl.gz"
 _PENDING = ".pending"
 _LONGEST_STEM = 200
+#: Of gzip: the quickest, which is five times as quick as its default, and for such lines almost as small.
+_LEVEL = 1
 _BUCKETS = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "adl", "az", "wasb", "wasbs", "oss"})
 
 
@@ -61,6 +63,26 @@ class ReportPlace:
             return Report.from_json(json.loads(self.file(".json").read_text(encoding="utf-8")))
         return None
 
+    def write_part(self, name: str, figures: dict[str, Any]) -> None:
+        """Keep the figures of one of several tasks that work at the same time."""
+        with self._errors("written"):
+            self.file(f".{name}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+    def read_part(self, name: str) -> dict[str, Any] | None:
+        """What ``write_part`` kept, or None."""
+        with self._errors("read"), suppress(FileNotFoundError):
+            return dict(json.loads(self.file(f".{name}.json").read_text(encoding="utf-8")))
+        return None
+
+    def drop_parts(self) -> None:
+        """Forget the figures of an earlier attempt at this run."""
+        with self._errors("written"):
+            for number in count(1):
+                path = self.file(f".shard-{number}.json")
+                if not path.exists():
+                    return
+                path.unlink()
+
     # -- manifests: compressed JSON lines, streamed both ways --------------------------------------------------------
 
     @contextmanager
@@ -70,6 +92,7 @@ class ReportPlace:
         with self._errors("written"):
             self._make_folder()
             self._set_aside(path)
+        self.drop_parts()
         with self._write_lines(path) as writer:
             yield writer
 
@@ -87,7 +110,7 @@ class ReportPlace:
             with self._errors("written"):
                 raw = stack.enter_context(path.open("wb"))
                 lines = stack.enter_context(
-                    gzip.open(cast("IO[bytes]", raw), "wt", encoding="utf-8", errors="backslashreplace")
+                    gzip.open(cast("IO[bytes]", raw), "wt", _LEVEL, encoding="utf-8", errors="backslashreplace")
                 )
             writer = ManifestWriter(cast("IO[str]", lines), str(path))
             yield writer

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 #: Raised whenever a field changes its meaning or goes away; new fields do not raise it.
@@ -16,6 +17,16 @@ SCHEMA_VERSION = 1
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Approval(StrEnum):
+    """What became of a plan above a limit."""
+
+    NEEDED = "needed"
+    UNASKED = "not asked for: on_limit is approve"
+    GIVEN = "approved"
+    REJECTED = "rejected"
+    TIMED_OUT = "rejected: nobody answered in time"
 
 
 @dataclass(slots=True)
@@ -34,7 +45,7 @@ class Report:
 
     dag_id: str
     run_id: str
-    #: running, reported, planned, enforced, audited, refused or failed.
+    #: running, reported, planned, enforced, audited, refused, rejected or failed.
     status: str = "running"
     mode: str = ""
     started_at: str = field(default_factory=_now)
@@ -44,6 +55,8 @@ class Report:
     tables: list[Table] = field(default_factory=list)
     #: Each as {"problem", "setting", "remedy"}.
     objections: list[dict[str, str]] = field(default_factory=list)
+    #: Of ``Approval``; None for a plan within the limits.
+    approval: str | None = None
     warnings: list[str] = field(default_factory=list)
     #: {"type", "message", "setting", "remedy"} of what stopped the run.
     error: dict[str, Any] | None = None

@@ -1,0 +1,131 @@
+"""Delete the rows that a manifest names, shared out between tasks that may run on different workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any
+
+from include.xcom_maintenance.jobs import batches
+from include.xcom_maintenance.jobs.batches import Batch
+from include.xcom_maintenance.jobs.cleanup import current_cuts
+from include.xcom_maintenance.jobs.courtesy import Courtesy
+from include.xcom_maintenance.jobs.job import Job, Progress
+from include.xcom_maintenance.jobs.ownership import claim
+from include.xcom_maintenance.metadata.port import ArchiveSink
+
+#: A shard, as it travels between tasks: its number from 1, and which batches of the manifest are its own, from 0.
+Shard = dict[str, Any]
+
+
+def share_out(job: Job) -> list[Shard]:
+    """Divide the run's manifest into shards of about equal work; the first step that changes something outside.
+
+    As many as there are rows for (``shard_rows`` each, or more), at most ``max_shards``.
+
+    :raises ConfigurationError: if the manifest is not this run's plan for what is configured now.
+    :raises ImplausiblePlan: if the base path has become somebody else's.
+    """
+    settings = job.settings
+    _, lines = job.own_plan()
+    weights = [(line["rows"], line["bytes"]) for line in lines if line["kind"] == batches.KIND]
+    if job.blobs is not None and (job.report.headline["blobs_to_purge"] or job.place.pending_manifests()):
+        claim(job.blobs, job.identity)
+    job.place.mark_pending()
+    all_rows, all_bytes = sum(rows for rows, _ in weights), sum(size for _, size in weights)
+    count = min(max(1, round(all_rows / settings.shard_rows)), settings.max_shards, len(weights))
+    deadline = None
+    if settings.max_minutes is not None:
+        deadline = (datetime.now(UTC) + timedelta(minutes=settings.max_minutes)).isoformat()
+    shards: list[Shard] = []
+    done, first = 0.0, 0
+    for position, (rows, size) in enumerate(weights):
+        # Rows and bytes count alike: either may be what takes the time.
+        done += (rows / max(1, all_rows) + size / max(1, all_bytes)) / 2
+        if done >= (len(shards) + 1) / count - 1e-9 or position + 1 == len(weights):
+            shards.append({"shard": len(shards) + 1, "first": first, "last": position, "deadline": deadline})
+            first = position + 1
+    job.log.info("%s batches for %s tasks", f"{len(weights):,}", len(shards))
+    return shards
+
+
+def delete_rows(job: Job, shard: Shard) -> dict[str, Any]:
+    """Delete the rows of one shard; returns its figures, which are also kept where ``finish`` finds them."""
+    name = f"shard-{shard['shard']}"
+    # A second attempt adds to what the first one did.
+    figures: dict[str, Any] = {
+        "rows_deleted": 0,
+        "bytes_deleted": 0,
+        "transactions": 0,
+        "longest_transaction_seconds": 0.0,
+        "seconds": 0.0,
+        "seconds_waited": 0.0,
+    } | (job.place.read_part(name) or {})
+    figures |= {"done": False, "rows_left": 0, "stopped": ""}
+    started = time.monotonic()
+    deadline = datetime.fromisoformat(shard["deadline"]) if shard["deadline"] else None
+    courtesy = Courtesy(job.settings, job.metadata, job.log, deadline)
+    try:
+        _delete(job, shard, figures, courtesy)
+        figures["done"] = True
+    finally:
+        figures["seconds"] = round(figures["seconds"] + time.monotonic() - started, 3)
+        figures["seconds_waited"] = round(figures["seconds_waited"] + courtesy.waited, 3)
+        figures["stopped"] = courtesy.stopped
+        job.place.write_part(name, figures)
+    job.log.info(
+        "Deleted %s rows (%s bytes) in %s transactions",
+        *(f"{figures[name]:,}" for name in ("rows_deleted", "bytes_deleted", "transactions")),
+    )
+    return figures
+
+
+def _delete(job: Job, shard: Shard, figures: dict[str, Any], courtesy: Courtesy) -> None:
+    header, lines = job.own_plan()
+    own = list(
+        islice((line for line in lines if line["kind"] == batches.KIND), shard["first"], shard["last"] + 1)
+    )  # a line is about 100 bytes for each run, so this is small next to what the policy takes
+    allowed = current_cuts(job, datetime.fromisoformat(header["planned_at"]))
+    progress = Progress(job.log, "Rows deleted", total=sum(line["rows"] for line in own))
+    settings = job.settings
+    archives = _archives(job, shard)
+    for batch in batches.read(own, allowed, max_rows=settings.batch_rows, max_bytes=settings.batch_bytes):
+        if courtesy.stopped or not courtesy.go_on():
+            figures["rows_left"] += batch.rows
+            continue
+        gone = _delete_batch(job, batch, figures, courtesy, archives, progress)
+        if courtesy.stopped:
+            figures["rows_left"] += max(0, batch.rows - gone)
+
+
+def _delete_batch(
+    job: Job,
+    batch: Batch,
+    figures: dict[str, Any],
+    courtesy: Courtesy,
+    archives: Iterator[Callable[[], AbstractContextManager[ArchiveSink]]] | None,
+    progress: Progress,
+) -> int:
+    """Returns how many rows went."""
+    gone = 0
+    while True:
+        started = time.monotonic()
+        deleted = job.metadata.delete(batch.doomed, limit=batch.limit, archive=next(archives) if archives else None)
+        seconds = round(time.monotonic() - started, 3)
+        gone += deleted.rows
+        size = deleted.bytes if deleted.bytes is not None else round(batch.bytes * deleted.rows / max(1, batch.rows))
+        figures["rows_deleted"] += deleted.rows
+        figures["bytes_deleted"] += size
+        figures["transactions"] += 1
+        figures["longest_transaction_seconds"] = max(figures["longest_transaction_seconds"], seconds)
+        progress.add(deleted.rows)
+        if batch.limit is None or deleted.rows < batch.limit or not courtesy.go_on():
+            return gone
+
+
+def _archives(job: Job, shard: Shard) -> Iterator[Callable[[], AbstractContextManager[ArchiveSink]]] | None:
+    """Where the rows of each batch go before they are deleted; None if no archive is configured."""
+    return None

@@ -1,0 +1,295 @@
+"""The statements of retention: which runs there are, what would go, what stays, and the delete itself.
+
+Planning, measuring and deleting share their conditions as text, so that a report tells the truth and every condition
+stands in the DELETE itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from include.xcom_maintenance.core.records import Cut, Scope, Selection
+from include.xcom_maintenance.core.retention import FINISHED_RUN_STATES, FINISHED_TASK_STATES
+from include.xcom_maintenance.metadata.postgres_sql import UNFINISHED
+
+#: Every state but the final ones, as ranges between them: the index on the state finds the few tasks there are, where
+#: NOT IN would read the whole table. Right wherever ORDERED holds.
+_STATES_IN_ORDER = sorted(FINISHED_TASK_STATES)
+_UNFINISHED_STATE = " OR ".join(
+    [
+        "t.state IS NULL",
+        f"t.state < '{_STATES_IN_ORDER[0]}'",
+        *(f"t.state > '{a}' AND t.state < '{b}'" for a, b in pairwise(_STATES_IN_ORDER)),
+        f"t.state > '{_STATES_IN_ORDER[-1]}'",
+    ]
+)
+#: With more unfinished task instances than this it is quicker to look at those of the runs in question.
+_FEW = 2_000
+#: Whether the database sorts the final states as this module does, and only few tasks are in any other.
+FEW_UNFINISHED = f"""
+SELECT {" AND ".join(f"'{a}'::varchar < '{b}'::varchar" for a, b in pairwise(_STATES_IN_ORDER))}
+   AND (SELECT count(*) FROM (SELECT FROM task_instance t WHERE {_UNFINISHED_STATE} LIMIT {_FEW + 1}) few) <= {_FEW}"""
+
+_BUSY = f"busy AS MATERIALIZED (SELECT DISTINCT t.dag_id, t.run_id FROM task_instance t WHERE {_UNFINISHED_STATE}),"
+
+#: A run that may lose rows: {run} is an alias of dag_run. By whether few task instances are unfinished. NOT IN, which
+#: Postgres answers from a hash table, whatever it expects the number to be; neither column is ever NULL.
+_FINISHED = {
+    True: """{run}.state = ANY(%(run_states)s)
+        AND ({run}.dag_id, {run}.run_id) NOT IN (SELECT b.dag_id, b.run_id FROM busy b)""",
+    False: f"NOT {UNFINISHED}",
+}
+STATES = {"run_states": list(FINISHED_RUN_STATES), "task_states": list(FINISHED_TASK_STATES)}
+
+
+def _live(few: bool) -> str:
+    """The runs of a batch that may lose rows at this moment, with what they may lose."""
+    return f"""{_BUSY if few else ""}
+live AS MATERIALIZED (
+    SELECT d.id, d.which, (%(cutoffs)s::timestamptz[])[d.which + 1] AS cutoff,
+           (%(keep_latest)s::boolean[])[d.which + 1] AS keep_latest, r.dag_id
+    FROM unnest(%(ids)s::int[], %(which)s::int[]) AS d(id, which)
+    JOIN dag_run r ON r.id = d.id
+    WHERE {_FINISHED[few].format(run="r")}
+)"""
+
+
+#: Where a run keeps its latest values: the rows that xcom_pull(include_prior_dates=True) would take, if
+#: it were called by a run made now, by the next scheduled one, or by any run of the DAG that is not finished. Airflow
+#: looks at rows of runs whose logical date, or else due date, is not after the caller's, and prefers those without a
+#: logical date, then the latest logical date, then the latest push. Rows of unfinished runs do not count: a retry
+#: removes them. Computed once per statement.
+_KEEPERS = f""",
+unfinished AS MATERIALIZED (
+    SELECT r.id, r.dag_id, coalesce(r.logical_date, r.run_after) AS sees_until
+    FROM dag_run r
+    WHERE r.dag_id IN (SELECT dag_id FROM live WHERE keep_latest) AND {UNFINISHED.format(run="r")}
+),
+keepers AS MATERIALIZED (
+    SELECT DISTINCT ON (caller.dag_id, caller.id, n.task_id, n.map_index, n.key, nr.logical_date IS NULL)
+           n.dag_run_id, n.task_id, n.map_index, n.key
+    FROM (
+        SELECT DISTINCT NULL::int AS id, dag_id, 'infinity'::timestamptz AS sees_until FROM live WHERE keep_latest
+        UNION ALL
+        SELECT 0, dag_id, next_dagrun FROM dag WHERE dag_id IN (SELECT dag_id FROM live WHERE keep_latest)
+        UNION ALL
+        SELECT id, dag_id, sees_until FROM unfinished
+    ) caller
+    JOIN xcom n ON n.dag_id = caller.dag_id
+    JOIN dag_run nr ON nr.id = n.dag_run_id
+    WHERE coalesce(nr.logical_date, nr.run_after) <= caller.sees_until
+      AND NOT EXISTS (SELECT FROM unfinished u WHERE u.id = nr.id)
+    ORDER BY caller.dag_id, caller.id, n.task_id, n.map_index, n.key, nr.logical_date IS NULL,
+             nr.logical_date DESC, n.timestamp DESC, n.dag_run_id DESC
+)"""
+
+#: Beside it, whether a row is one of those. Elsewhere both are left out, for they cost a look at all rows of a DAG.
+_KEPT = """EXISTS (
+        SELECT FROM keepers k
+        WHERE l.keep_latest AND k.dag_run_id = x.dag_run_id AND k.task_id = x.task_id
+          AND k.map_index = x.map_index AND k.key = x.key)"""
+
+
+class Retention:
+    """The statements over some cuts, with only the conditions that these need, and their parameters.
+
+    :param few_unfinished: whether ``FEW_UNFINISHED`` holds.
+    """
+
+    def __init__(self, cuts: Sequence[Cut], *, few_unfinished: bool) -> None:
+        self._few = few_unfinished
+        keeps = any(cut.keep_latest_value for cut in cuts)
+        self._with = f"WITH {_live(few_unfinished)}{_KEEPERS if keeps else ''}"
+        self._kept = _KEPT if keeps else "false"
+        self.parameters: dict[str, Any] = {
+            **STATES,
+            "cutoffs": [cut.cutoff for cut in cuts],
+            "keep_latest": [cut.keep_latest_value for cut in cuts],
+        }
+        self._selected = self._selection({i: cut.selection for i, cut in enumerate(cuts) if cut.selection})
+
+    def _selection(self, selections: Mapping[int, Selection]) -> str:
+        if not selections:
+            return "true"
+        cases = []
+        for which, selection in selections.items():
+            scopes = [scope_condition(selection.scope, f"cut{which}", self.parameters)]
+            for number, scope in enumerate(selection.before):
+                scopes.append("NOT " + scope_condition(scope, f"cut{which}before{number}", self.parameters))
+            cases.append(f"WHEN {which} THEN {' AND '.join(scopes)}")
+        return f"CASE l.which {' '.join(cases)} ELSE true END"
+
+    @property
+    def _doomed(self) -> str:
+        return f"x.dag_run_id = l.id AND x.timestamp < l.cutoff AND {self._selected} AND NOT {self._kept}"
+
+    @property
+    def measure(self) -> str:
+        """What goes, and what stays of the same runs, and why: run, cut, then rows and bytes of each."""
+        # OFFSET 0 keeps the values themselves out of whatever sorts or hashes the rows.
+        return f"""{self._with}
+SELECT id, which, count(*) FILTER (WHERE NOT young AND NOT kept), sum(size) FILTER (WHERE NOT young AND NOT kept),
+       count(*) FILTER (WHERE young), sum(size) FILTER (WHERE young),
+       count(*) FILTER (WHERE kept AND NOT young), sum(size) FILTER (WHERE kept AND NOT young)
+FROM (
+    SELECT l.id, l.which, x.timestamp >= l.cutoff AS young, {self._kept} AS kept,
+           coalesce(pg_column_size(x.value), 0) AS size
+    FROM live l JOIN xcom x ON x.dag_run_id = l.id WHERE {self._selected} OFFSET 0
+) measured
+GROUP BY id, which"""
+
+    @property
+    def references(self) -> str:
+        """Values that go and are a string with the base path in it."""
+        # Only short strings can be references (a key of S3 has 1,024 bytes at most), so large values are never read
+        # from TOAST: CASE keeps the order of the tests.
+        return f"""{self._with}
+SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), x.value #>> '{{}}'
+FROM live l JOIN xcom x ON {self._doomed}
+WHERE CASE WHEN pg_column_size(x.value) <= 1500 AND jsonb_typeof(x.value) = 'string'
+           THEN position(%(marker)s IN x.value #>> '{{}}') > 0 END"""
+
+    def delete(self, *, returning: str, limited: bool) -> str:
+        """The delete; limited to ``%(limit)s`` rows, for a run with more than one transaction may delete."""
+        if not limited:
+            return f"{self._with} DELETE FROM xcom x USING live l WHERE {self._doomed} RETURNING {returning}"
+        # Choosing the rows first costs half as much again.
+        return f"""{self._with}, doomed AS (
+    SELECT x.ctid AS place FROM live l JOIN xcom x ON {self._doomed} LIMIT %(limit)s
+)
+DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place RETURNING {returning}"""
+
+    @property
+    def unfinished(self) -> str:
+        """Those of ``%(ids)s`` that are not finished: the last look before the commit.
+
+        A task can be cleared without its run being touched, so no lock would show it.
+        """
+        return f"""{"WITH " + _BUSY.rstrip(",") if self._few else ""}
+SELECT r.id FROM dag_run r WHERE r.id = ANY(%(ids)s::int[]) AND NOT ({_FINISHED[self._few].format(run="r")})"""
+
+
+#: A deleted row as a line of an archive: every column, by name.
+ARCHIVE_LINE = "json_build_object('kind', 'row', 'sql_null', x.value IS NULL, 'row', row_to_json(x))"
+#: Prints JSON as it is, line by line: these two characters never stand in it, so that nothing is quoted.
+COPY_AS_LINES = r"COPY ({}) TO STDOUT (FORMAT csv, QUOTE e'\x01', DELIMITER e'\x02')"
+
+
+def counted(delete: str) -> str:
+    """A delete that returns sizes, as one row: how many rows, how many bytes."""
+    before, _, rest = delete.partition("DELETE FROM xcom")
+    return f"{before.rstrip()}, gone AS (DELETE FROM xcom{rest}) SELECT count(*), coalesce(sum(size), 0) FROM gone"
+
+
+#: The first statement of a deleting transaction: a concurrent change of these runs waits for it, or it for the change,
+#: and the statements after it see what was committed meanwhile.
+LOCK_RUNS = "SELECT id FROM dag_run WHERE id = ANY(%(ids)s::int[]) ORDER BY id FOR SHARE"
+
+
+def runs(*, few_unfinished: bool) -> str:
+    """Runs that may lose rows one by one, the others in numbers, by DAG.
+
+    A run that was created after ``%(horizon)s`` counts as young. Of a DAG in which a young run is due before one that
+    is not, such as one that is being backfilled, all come one by one: only the order says which are the newest.
+    """
+    state = _UNFINISHED_STATE if few_unfinished else "t.state IS NULL OR NOT t.state = ANY(%(task_states)s)"
+    return f"""
+WITH r AS MATERIALIZED (
+    SELECT id, dag_id, run_id, coalesce(state, '') AS state, run_after,
+           created_at IS NULL OR created_at < %(horizon)s::timestamptz AS old
+    FROM dag_run
+),
+busy AS MATERIALIZED (
+    SELECT t.dag_id, t.run_id, count(*) AS tasks FROM task_instance t WHERE {state} GROUP BY t.dag_id, t.run_id
+),
+d AS MATERIALIZED (
+    SELECT dag_id, coalesce(max(run_after) FILTER (WHERE old) >= min(run_after) FILTER (WHERE NOT old), false) AS mixed
+    FROM r GROUP BY dag_id
+)
+SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0)
+FROM r JOIN d USING (dag_id) LEFT JOIN busy USING (dag_id, run_id)
+WHERE r.old OR d.mixed
+UNION ALL
+SELECT r.dag_id, NULL, count(*) FILTER (WHERE r.state = ANY(%(run_states)s))::text,
+       count(*) FILTER (WHERE r.state = ANY(%(run_states)s) AND busy.tasks IS NOT NULL)::text, NULL,
+       count(*) FILTER (WHERE NOT r.state = ANY(%(run_states)s))
+FROM r JOIN d USING (dag_id) LEFT JOIN busy USING (dag_id, run_id)
+WHERE NOT r.old AND NOT d.mixed
+GROUP BY r.dag_id
+ORDER BY 1, 5 DESC NULLS FIRST, 2 DESC"""
+
+
+def sample(scopes: Sequence[Scope], parameters: dict[str, Any], *, percent: float) -> str:
+    """The rows on some of the table's pages, by run; those of young runs by DAG."""
+    bits = [
+        f"CASE WHEN {scope_condition(scope, f'scope{i}', parameters)} THEN {1 << i} ELSE 0 END"
+        for i, scope in enumerate(scopes)
+    ]
+    some = "" if percent >= 100 else " TABLESAMPLE SYSTEM (%(percent)s)"
+    return f"""
+SELECT x.dag_id, CASE WHEN r.created_at IS NULL OR r.created_at < %(horizon)s::timestamptz THEN r.id END AS run,
+       r.state IS NOT NULL AND r.state = ANY(%(run_states)s) AS finished, {" + ".join(bits) or "0"} AS scopes,
+       count(*), coalesce(sum(pg_column_size(x.value)), 0)
+FROM xcom x{some} JOIN dag_run r ON r.id = x.dag_run_id
+GROUP BY 1, 2, 3, 4"""
+
+
+def scope_condition(scope: Scope, name: str, parameters: dict[str, Any]) -> str:
+    """Whether the row ``x`` lies in a scope; its patterns join ``parameters`` under names that begin with ``name``."""
+    conditions: list[str] = []
+    for column, globs, operator in (
+        ("task_id", scope.task_ids, "~"),
+        ("task_id", scope.exclude_task_ids, "!~"),
+        ("key", scope.keys, "~"),
+        ("key", scope.exclude_keys, "!~"),
+    ):
+        if globs and not (operator == "~" and "*" in globs):
+            parameter = f"{name}_{len(conditions)}"
+            parameters[parameter] = regular_expression(globs)
+            conditions.append(f"x.{column} {operator} %({parameter})s")
+    return f"({' AND '.join(conditions) or 'true'})"
+
+
+def regular_expression(globs: Sequence[str]) -> str:
+    """Postgres' regular expression for names that match one of some globs, as ``fnmatch.fnmatchcase`` reads them."""
+    return f"^(?:{'|'.join(''.join(_pieces(glob)) for glob in globs)})$"
+
+
+def _pieces(glob: str) -> Iterator[str]:
+    at = 0
+    while at < len(glob):
+        character = glob[at]
+        at += 1
+        if character == "*":
+            yield ".*"
+        elif character == "?":
+            yield "."
+        elif character == "[" and (end := glob.find("]", at + 1 + (glob[at : at + 1] == "!"))) > 0:
+            yield _set(glob[at:end])
+            at = end + 1
+        else:
+            yield _literal(character)
+
+
+def _set(inner: str) -> str:
+    """What stands between the brackets of a glob, as one of the characters that it allows."""
+    negated = inner.startswith("!")
+    items, at = [], int(negated)
+    while at < len(inner):
+        if inner[at + 1 : at + 2] == "-" and at + 2 < len(inner):
+            low, high = inner[at], inner[at + 2]
+            items += [f"{_literal(low)}-{_literal(high)}"] if low <= high else []
+            at += 3
+        else:
+            items.append(_literal(inner[at]))
+            at += 1
+    if not items:  # only ranges that run backwards
+        return "." if negated else "(?!)"
+    return f"[{'^' if negated else ''}{''.join(items)}]"
+
+
+def _literal(character: str) -> str:
+    """A character by its number, which means nothing but itself anywhere in a regular expression."""
+    return f"\\U{ord(character):08x}"

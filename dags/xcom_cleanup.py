@@ -78,7 +78,7 @@ def xcom_cleanup() -> None:
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import purge
 
-        return tasks.run_finish(lambda job: purge.finish(job, shards), planned)
+        return tasks.run_finish(lambda job: purge.finish(job, shards or []), planned, begun=shards is not None)
 
     planned = plan()
     approved = ApproveLargePlan(task_id="approve", planned=planned)

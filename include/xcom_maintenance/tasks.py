@@ -32,14 +32,15 @@ def run_plan(step: Callable[[Job], None], *, may_delete: bool = True, needs_blob
     return _run(step, planned=None, may_delete=may_delete, needs_blobs=needs_blobs)
 
 
-def run_apply(step: Callable[[Job], None], planned: Mapping[str, Any]) -> dict[str, Any]:
+def run_apply(step: Callable[[Job], None], planned: Mapping[str, Any], *, may_delete: bool = True) -> dict[str, Any]:
     """Run the step that carries out what the first one planned, and ends the run.
 
     :param planned: the summary of the first step.
+    :param may_delete: whether it deletes rows.
     :returns: a small summary, as ``run_plan``.
     :raises AirflowSkipException: if the mode is report, or was when the plan was made: such a plan has passed no guard.
     """
-    return _run(step, planned=planned, may_delete=True, needs_blobs=True)
+    return _run(step, planned=planned, may_delete=may_delete, needs_blobs=True)
 
 
 def run_part(step: Callable[[Job], _T], planned: Mapping[str, Any]) -> _T:
@@ -54,16 +55,21 @@ def run_part(step: Callable[[Job], _T], planned: Mapping[str, Any]) -> _T:
     return results[0]
 
 
-def run_finish(step: Callable[[Job], None], planned: Mapping[str, Any] | None) -> dict[str, Any]:
+def run_finish(step: Callable[[Job], None], planned: Mapping[str, Any] | None, *, begun: bool) -> dict[str, Any]:
     """Run the last step, whatever became of those before it.
 
     :param planned: the summary of the first step; None if it failed.
-    :raises AirflowFailException: if there is no plan.
+    :param begun: whether the plan began to be carried out.
+    :raises AirflowFailException: if a step before it failed so that there is nothing to finish.
     """
     from airflow.providers.common.compat.sdk import AirflowFailException
 
     if planned is None:
         raise AirflowFailException("There is no plan to finish: see the log of the task plan.")
+    if not begun and planned["mode"] == "enforce":
+        _, _, report = _at_the_desk(planned)
+        if report.error is not None:  # in the report already
+            raise AirflowFailException(report.error["message"])
     return run_apply(step, planned)
 
 
@@ -126,6 +132,7 @@ def _run(
         place = ReportPlace(stores.report_root(settings), report.dag_id, report.run_id)
         if planned is not None:
             report = _planned_report(place, planned)
+            report.error = None  # of an attempt before this one
             if report.status == "rejected":
                 raise AirflowSkipException(f"The plan was {report.approval}, so nothing is changed.")
         report.mode, report.settings = mode, resolved.described()
@@ -153,8 +160,9 @@ def _run(
                 log=log,
             )
             step(job)
-        if ends:
-            place.write(report)
+        if not ends:
+            return {}
+        place.write(report)
     except AirflowSkipException:
         raise
     except Exception as error:
@@ -178,7 +186,6 @@ def _planned_report(place: ReportPlace, planned: Mapping[str, Any]) -> Report:
             remedy="Give each Airflow a report path of its own that all its workers share, and run the DAG again. "
             "Nothing was changed",
         )
-    report.error = None  # of an attempt before this one
     return report
 
 

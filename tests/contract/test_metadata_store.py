@@ -11,7 +11,7 @@ import pytest
 
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
-from include.xcom_maintenance.core.records import Coordinates, RunCutoff
+from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed
 from include.xcom_maintenance.metadata.port import MetadataStore, UnparsableReference
 from tests.conftest import Database
 from tests.support.history import NOW, History, SeededRun, days_ago
@@ -32,8 +32,8 @@ def store(request: pytest.FixtureRequest, database: Database) -> Iterator[Metada
         yield opened
 
 
-def older_than(run: SeededRun, days: float, *, keep_latest_value: bool = False) -> RunCutoff:
-    return RunCutoff(run.dag_run_id, days_ago(days), keep_latest_value)
+def older_than(*runs: SeededRun, days: float = 7, keep_latest_value: bool = False) -> Doomed:
+    return Doomed((Cut(days_ago(days), keep_latest_value),), [r.dag_run_id for r in runs], [0] * len(runs))
 
 
 def test_a_migrated_database_passes_the_check(store: MetadataStore) -> None:
@@ -60,8 +60,8 @@ def test_runs_come_newest_first_with_their_unfinished_tasks(store: MetadataStore
 def test_rows_of_an_unfinished_run_are_never_deleted(store: MetadataStore, history: History, state: str) -> None:
     run = history.run("a", 100, state=state)
     history.xcom(run, age_days=100)
-    assert store.measure([older_than(run, 7)]) == []
-    assert store.delete([older_than(run, 7)], limit=10).rows == 0
+    assert store.measure(older_than(run)) == []
+    assert store.delete(older_than(run), limit=10).rows == 0
     assert history.left() == {("a", run.run_id)}
 
 
@@ -76,7 +76,7 @@ def test_rows_of_a_run_with_an_unfinished_task_are_never_deleted(
     run = history.run("a", 100)
     history.xcom(run, age_days=100)
     history.task(run, "other", state)
-    assert store.delete([older_than(run, 7)], limit=10).rows == 0
+    assert store.delete(older_than(run), limit=10).rows == 0
 
 
 def test_measure_says_what_delete_takes(store: MetadataStore, history: History) -> None:
@@ -84,8 +84,8 @@ def test_measure_says_what_delete_takes(store: MetadataStore, history: History) 
     history.xcom(run, "old", age_days=20)
     history.xcom(run, "x" * 100_000, age_days=10, key="large")
     history.xcom(run, "young", age_days=1, key="young")
-    [measured] = store.measure([older_than(run, 7)])
-    deleted = store.delete([older_than(run, 7)], limit=10)
+    [measured] = store.measure(older_than(run))
+    deleted = store.delete(older_than(run), limit=10)
     assert (measured.rows, measured.bytes) == (deleted.rows, deleted.bytes)
     assert measured.rows == 2
     assert {key for *_, key in history.rows()} == {"young"}
@@ -95,7 +95,7 @@ def test_delete_stops_at_its_limit(store: MetadataStore, history: History) -> No
     run = history.run("a", 20)
     for i in range(7):
         history.xcom(run, i, age_days=20, map_index=i)
-    assert [store.delete([older_than(run, 7)], limit=3).rows for _ in range(4)] == [3, 3, 1, 0]
+    assert [store.delete(older_than(run), limit=3).rows for _ in range(4)] == [3, 3, 1, 0]
 
 
 @pytest.mark.parametrize("keep_latest_value", [False, True])
@@ -107,7 +107,7 @@ def test_with_and_without_a_limit_the_same_rows_go(
     for run, age in zip(runs, [30, 20, 15, 3] * 2, strict=True):
         for map_index in range(3):
             history.xcom(run, age_days=age, map_index=map_index)
-    cutoffs = [older_than(run, 7, keep_latest_value=keep_latest_value) for run in runs]
+    cutoffs = older_than(*runs, keep_latest_value=keep_latest_value)
     before = history.rows()
     history.connection.execute("CREATE TABLE aside AS SELECT * FROM xcom")
     store.delete(cutoffs)
@@ -125,7 +125,7 @@ def test_keep_latest_value_keeps_what_a_pull_of_prior_dates_would_take(store: Me
     for run, age in zip([*runs, *by_hand], (30, 20, 10, 25, 15), strict=True):
         history.xcom(run, age_days=age)
     history.xcom(runs[0], age_days=30, key="only_here")
-    cutoffs = [older_than(run, 7, keep_latest_value=True) for run in [*runs, *by_hand]]
+    cutoffs = older_than(*runs, *by_hand, keep_latest_value=True)
     store.delete(cutoffs, limit=100)
     left = {(run_id, key) for _, run_id, _, _, key in history.rows()}
     assert left == {
@@ -145,7 +145,7 @@ def test_keep_latest_value_keeps_what_runs_that_are_not_finished_would_take(
     catching_up = history.run("a", 35, state="running", task_state=None)
     retrying = history.run("a", 10, state="running", task_state="up_for_retry")
     history.xcom(retrying, age_days=10)
-    cutoffs = [older_than(run, 7, keep_latest_value=True) for run in [*runs.values(), catching_up, retrying]]
+    cutoffs = older_than(*runs.values(), catching_up, retrying, keep_latest_value=True)
     measured = sum(found.rows for found in store.measure(cutoffs))
     assert measured == store.delete(cutoffs, limit=100).rows == 2
     assert history.left() == {("a", run.run_id) for run in (runs[40], runs[20], retrying)}
@@ -157,7 +157,7 @@ def test_keep_latest_value_keeps_what_the_next_scheduled_run_would_take(store: M
     history.xcom(scheduled, age_days=40)
     history.xcom(by_hand, age_days=10)
     history.connection.execute("UPDATE dag SET next_dagrun = %s", (days_ago(20),))
-    cutoffs = [older_than(run, 7, keep_latest_value=True) for run in (scheduled, by_hand)]
+    cutoffs = older_than(scheduled, by_hand, keep_latest_value=True)
     assert store.delete(cutoffs).rows == 0
 
 
@@ -168,7 +168,7 @@ def test_keep_latest_value_holds_across_batches_and_limits(store: MetadataStore,
             history.xcom(run, age_days=age, map_index=map_index)
     for _ in range(10):
         for run in reversed(runs):
-            store.delete([older_than(run, 7, keep_latest_value=True)], limit=1)
+            store.delete(older_than(run, keep_latest_value=True), limit=1)
     assert history.left() == {("a", runs[2].run_id)}
     assert len(history.rows()) == 3
 
@@ -181,7 +181,7 @@ def test_doomed_references_are_those_of_the_rows_that_go(store: MetadataStore, h
     history.xcom(run, "s3://elsewhere/bucket/xcom/a/r/t/x", age_days=20, key="another bucket")
     history.xcom(run, "s3://bucket/xcom-of-others/a/r/t/x", age_days=20, key="another prefix")
     history.xcom(run, f"see s3://bucket/xcom/a/r/t/{BLOB}", age_days=20, key="a mention")
-    found = store.doomed_references([older_than(run, 7)], BASE)
+    found = store.doomed_references(older_than(run), BASE)
     assert {(r.key, r.xcom_key) for r in found} == {
         (f"a/r/t/{BLOB}", "old"),
         (f"a/r/t/{BLOB}.gz", "without connection"),
@@ -336,7 +336,7 @@ def test_sizes_add_up(store: MetadataStore, history: History) -> None:
 
 def test_an_empty_database_has_nothing(store: MetadataStore) -> None:
     assert list(store.runs()) == []
-    assert store.measure([]) == []
+    assert store.measure(Doomed()) == []
     assert list(store.references(BASE)) == []
     assert store.referenced([]) == set()
     assert store.still_there([]) == []
@@ -376,7 +376,7 @@ def test_a_role_that_may_only_read_is_refused_for_deleting_and_told_the_grant(
 ) -> None:
     history.connection.execute(
         """DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN PASSWORD 'pw';
-           GRANT SELECT ON xcom, dag_run, task_instance, dag, alembic_version TO reader"""
+           GRANT SELECT ON xcom, dag_run, task_instance, dag, dag_tag, alembic_version TO reader"""
     )
     try:
         with database.store(lambda: database.connect(user="reader", password="pw")) as store:
@@ -393,13 +393,13 @@ def test_least_privileges_are_enough_to_delete(database: Database, history: Hist
     history.xcom(run, age_days=20)
     history.connection.execute(
         """DROP ROLE IF EXISTS cleaner; CREATE ROLE cleaner LOGIN PASSWORD 'pw';
-           GRANT SELECT ON xcom, dag_run, task_instance, dag, alembic_version TO cleaner;
+           GRANT SELECT ON xcom, dag_run, task_instance, dag, dag_tag, alembic_version TO cleaner;
            GRANT DELETE ON xcom TO cleaner"""
     )
     try:
         with database.store(lambda: database.connect(user="cleaner", password="pw")) as store:
             store.check(may_delete=True, reads_references=True)
-            assert store.delete([older_than(run, 7)], limit=10).rows == 1
+            assert store.delete(older_than(run), limit=10).rows == 1
     finally:
         history.connection.execute("DROP OWNED BY cleaner; DROP ROLE cleaner")
 
@@ -427,9 +427,9 @@ def test_a_lock_that_is_not_granted_stops_the_batch_and_changes_nothing(database
     with database.connect() as other, database.store(lock_timeout=0.2) as store:
         other.execute("LOCK TABLE xcom IN EXCLUSIVE MODE")
         with pytest.raises(StoreUnavailable, match="lock_timeout_seconds"):
-            store.delete([older_than(run, 7)], limit=10)
+            store.delete(older_than(run), limit=10)
         other.rollback()
-        assert store.delete([older_than(run, 7)], limit=10).rows == 1
+        assert store.delete(older_than(run), limit=10).rows == 1
 
 
 def test_a_task_cleared_while_the_delete_waits_keeps_the_rows_of_its_run(database: Database, history: History) -> None:
@@ -443,7 +443,7 @@ def test_a_task_cleared_while_the_delete_waits_keeps_the_rows_of_its_run(databas
     with database.connect() as busy, database.store() as store:
         store.check(may_delete=True, reads_references=True)
         busy.execute("SELECT FROM dag_run WHERE id = %s FOR UPDATE", (run.dag_run_id,))
-        cutoffs = [older_than(run, 7), older_than(other, 7)]
+        cutoffs = older_than(run, other)
         thread = threading.Thread(target=lambda: deleted.append(store.delete(cutoffs, limit=10).rows))
         thread.start()
         while not history.connection.execute(
@@ -467,7 +467,7 @@ def test_a_run_that_is_being_cleared_keeps_its_rows(database: Database, history:
     with database.connect() as clearing, database.store() as store:
         store.check(may_delete=True, reads_references=True)
         clearing.execute("UPDATE dag_run SET state = 'queued' WHERE id = %s", (run.dag_run_id,))
-        thread = threading.Thread(target=lambda: deleted.append(store.delete([older_than(run, 7)], limit=10).rows))
+        thread = threading.Thread(target=lambda: deleted.append(store.delete(older_than(run), limit=10).rows))
         thread.start()
         while not history.connection.execute(
             "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%FOR SHARE%%'"

@@ -57,7 +57,7 @@ def fails(bundle: Bundle, history: History, *expected: str, dag_id: str = CLEANU
         ({"retention": [{"max_age_days": 0}]}, ["retention.0.max_age_days"]),
         ({"retention": [{"hold": True, "max_runs": 3}]}, ["hold keeps everything"]),
         ({"retention": [{"max_age_days": None}]}, ["use hold: true"]),
-        ({"retention": [{}, {"dag_ids": "billing_*", "hold": True}]}, ["rule 1 is never tried", "put it last"]),
+        ({"retention": [{}, {"dag_ids": "billing_*", "hold": True}]}, ["rule 1 is never tried", "the narrower one first"]),
         ({"retention": ["a"]}, ["must be a rule"]),
         ({"mode": {"xcom_cleanup": "delete"}}, ["mode", "'report' or 'enforce'"]),
         ({"mode": {"my_dag": "report"}}, ["mode", "no DAG 'my_dag' deletes anything"]),
@@ -129,7 +129,7 @@ def test_a_schema_that_is_not_known(bundle: Bundle, history: History, rows: obje
 def test_a_role_without_the_right_to_delete(bundle: Bundle, history: History, rows: object) -> None:
     history.connection.execute(
         """DROP ROLE IF EXISTS looker; CREATE ROLE looker LOGIN PASSWORD 'pw';
-           GRANT SELECT ON xcom, dag_run, task_instance, dag, alembic_version TO looker"""
+           GRANT SELECT ON xcom, dag_run, task_instance, dag, dag_tag, alembic_version TO looker"""
     )
     try:
         bundle.connections["airflow_metadata_db"] |= {"login": "looker", "password": "pw"}

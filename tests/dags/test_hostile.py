@@ -35,7 +35,7 @@ def plan(bundle: Bundle, **conf: Any) -> Any:
 
 
 def apply(bundle: Bundle, planned: Any) -> Any:
-    return bundle.task(CLEANUP, "apply", planned, run_id="r", mode="enforce")
+    return bundle.apply(planned, run_id="r", mode="enforce")
 
 
 # -- what changes between plan and apply --------------------------------------------------
@@ -49,7 +49,7 @@ def test_setting_the_mode_back_to_report_stops_a_run_that_is_under_way(
     planned = bundle.task(CLEANUP, "plan", run_id="r")
     bundle.variable = {"mode": "report"}
     with pytest.raises(AirflowSkipException):
-        bundle.task(CLEANUP, "apply", planned, run_id="r")
+        bundle.apply(planned, run_id="r")
     assert len(history.rows()) == 1
 
 
@@ -91,12 +91,14 @@ def test_a_base_path_that_somebody_else_claims_meanwhile_is_left_alone(
 ) -> None:
     history.xcom(old, bucket.blob(old, age_days=30), age_days=30)
     bucket.put(f"xcom/a/gone/t/{uuid.uuid4()}", age_days=30)
-    first, second = ("plan", "apply") if dag_id == CLEANUP else ("find", "sweep")
-    planned = bundle.task(dag_id, first, run_id="r", mode="enforce")
+    planned = bundle.task(dag_id, "plan" if dag_id == CLEANUP else "find", run_id="r", mode="enforce")
     bucket.put(MARKER, b'{"owner": "7000000000000000000/production"}')
     before = bucket.listing()
     with pytest.raises(AirflowFailException, match="7000000000000000000/production"):
-        bundle.task(dag_id, second, planned, run_id="r", mode="enforce")
+        if dag_id == CLEANUP:
+            bundle.task(dag_id, "share_out", planned, run_id="r", mode="enforce")
+        else:
+            bundle.task(dag_id, "sweep", planned, run_id="r", mode="enforce")
     assert bucket.listing() == before
     assert len(history.rows()) == 1
 
@@ -319,7 +321,7 @@ def test_days_have_24_hours_whatever_the_session_says(bundle: Bundle, history: H
     history.connection.execute("ALTER ROLE airflow SET timezone = 'Europe/Berlin'")
     try:
         history.xcom(old, age_days=30)
-        [line] = bundle.run(CLEANUP).succeeded().manifest("rows")
+        [line] = bundle.run(CLEANUP).succeeded().planned_runs()
         [header] = bundle.run(CLEANUP).succeeded().manifest("cleanup")
         assert line["cutoff"].endswith("+00:00")
         assert header["planned_at"].endswith("+00:00")

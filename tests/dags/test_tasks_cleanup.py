@@ -38,7 +38,7 @@ def test_enforce_mode_deletes_exactly_what_the_report_listed(bundle: Bundle, buc
     before = history.rows()
     enforced = bundle.run("xcom_cleanup", mode="enforce").succeeded()
     gone = before - history.rows()
-    listed_runs = {(line["dag_id"], line["run_id"]): line["rows"] for line in listed.manifest("rows")}
+    listed_runs = {(run["dag_id"], run["run_id"]): run["rows"] for run in listed.planned_runs()}
     assert {(dag_id, run_id) for dag_id, run_id, *_ in gone} == set(listed_runs)
     assert len(gone) == sum(listed_runs.values()) == 12
     gone_blobs = {reference for reference in blobs if not bucket.has(reference)}
@@ -74,7 +74,7 @@ def test_rows_and_blobs_of_unfinished_runs_survive_however_old(
     outcome = bundle.run("xcom_cleanup", mode="enforce", max_runs=1).succeeded()
     assert history.left() == {("a", old.run_id)}
     assert bucket.has(reference)
-    reasons = {row["reason"] for row in outcome.table("Runs that keep all their rows")}
+    reasons = {row["reason"] for row in outcome.table("Why rows stay")}
     assert reasons & {"run is not finished", "a task of the run is not finished"}
 
 
@@ -88,7 +88,7 @@ def test_a_run_cleared_between_plan_and_apply_keeps_its_rows_and_blobs(
     planned = bundle.task("xcom_cleanup", "plan", run_id="r", mode="enforce")
     assert planned["rows_to_delete"] == 1
     history.connection.execute("UPDATE dag_run SET state = 'queued' WHERE id = %s", (old.dag_run_id,))
-    applied = bundle.task("xcom_cleanup", "apply", planned, run_id="r", mode="enforce")
+    applied = bundle.apply(planned, run_id="r", mode="enforce")
     assert applied["rows_deleted"] == applied["blobs_deleted"] == 0
     assert history.left() == {("a", old.run_id)}
     assert bucket.has(reference)
@@ -150,9 +150,10 @@ def test_rules_are_tried_in_order_and_the_first_that_matches_decides(bundle: Bun
         *(("hourly_report", run_id) for run_id in runs["hourly_report"][-4:]),
         *(("other", run_id) for run_id in runs["other"][1:]),
     }
-    kept = {row["reason"]: row["runs"] for row in outcome.table("Runs that keep all their rows")}
+    kept = {row["reason"]: row["runs"] for row in outcome.table("Why rows stay")}
     assert kept["held by a rule"] == 6
-    going = {row["DAG"]: (row["rule"], row["reason"], row["rows"]) for row in outcome.table("Rows that go, by DAG")}
+    plan = outcome.table("The plan, by DAG and rule")
+    going = {row["DAG"]: (row["rule"], row["reason"], row["rows"]) for row in plan if row["rows that"] == "goes"}
     assert going["hourly_a"] == (1, "beyond the newest max_runs runs", 4)
     assert going["other"] == (3, "older than max_age_days", 1)
 
@@ -164,7 +165,8 @@ def test_what_no_rule_matches_stays(bundle: Bundle, history: History) -> None:
     bundle.variable = {"retention": [{"dag_ids": ["mentioned"]}]}
     outcome = bundle.run("xcom_cleanup", mode="enforce").succeeded()
     assert history.left() == {("unmentioned", old.run_id)}
-    assert {"reason": "no rule matches the DAG", "runs": 2} in outcome.table("Runs that keep all their rows")
+    [stays] = outcome.table("Why rows stay")
+    assert (stays["reason"], stays["runs"], stays["rows"]) == ("no rule matches", 2, 1)
     assert [(row["rule"], row["DAGs matched"]) for row in outcome.table("Rules")] == [(0, 0), (None, 1)]
 
 
@@ -194,7 +196,7 @@ def test_a_blob_that_was_overwritten_since_the_plan_stays(bundle: Bundle, bucket
     history.run("a", 1)
     planned = bundle.task("xcom_cleanup", "plan", run_id="r", mode="enforce")
     bucket.put(reference.removeprefix(f"s3://aws_xcom@{bucket.name}/"), b"new")
-    bundle.task("xcom_cleanup", "apply", planned, run_id="r", mode="enforce")
+    bundle.apply(planned, run_id="r", mode="enforce")
     assert history.left() == set()
     assert bucket.has(reference)
 
@@ -236,7 +238,11 @@ def test_without_a_blob_store_rows_go_and_the_report_says_that_blobs_were_not_lo
     assert "No blob store is configured" in outcome.report["warnings"][0]
 
 
-@pytest.mark.parametrize("limit", [{"max_delete_rows": 3}, {"max_delete_share": 0.0001}])
+@pytest.mark.parametrize(
+    "limit",
+    [{"max_delete_rows": 3}, {"max_delete_bytes": 100}, {"max_delete_share": 0.0001}],
+    ids=lambda x: next(iter(x)),
+)
 def test_a_plan_above_a_limit_is_refused_and_changes_nothing(
     bundle: Bundle, history: History, limit: dict[str, Any]
 ) -> None:
@@ -249,7 +255,7 @@ def test_a_plan_above_a_limit_is_refused_and_changes_nothing(
         (old.dag_run_id, old.run_id),
     )
     history.run("a", 1)
-    bundle.variable = limit
+    bundle.variable = {**limit, "on_limit": "refuse"}
     outcome = bundle.run("xcom_cleanup", mode="enforce")
     assert type(outcome.error).__name__ == "AirflowFailException"
     [name] = limit
@@ -288,7 +294,7 @@ def test_the_plan_of_a_report_is_never_carried_out(bundle: Bundle, history: Hist
     from airflow.providers.common.compat.sdk import AirflowSkipException
 
     with pytest.raises(AirflowSkipException):
-        bundle.task("xcom_cleanup", "apply", planned, run_id="r", mode="enforce")
+        bundle.apply(planned, run_id="r", mode="enforce")
     assert len(history.rows()) == 1
 
 
@@ -353,7 +359,8 @@ def test_an_archive_table_that_may_not_be_read_stops_the_run_before_any_row_goes
     history.run("a", 1)
     history.connection.execute(
         """DROP ROLE IF EXISTS half; CREATE ROLE half LOGIN PASSWORD 'pw';
-           GRANT SELECT ON xcom, dag_run, task_instance, dag, alembic_version TO half; GRANT DELETE ON xcom TO half;
+           GRANT SELECT ON xcom, dag_run, task_instance, dag, dag_tag, alembic_version TO half;
+           GRANT DELETE ON xcom TO half;
            CREATE TABLE _airflow_deleted__xcom__1 AS SELECT * FROM xcom"""
     )
     try:

@@ -44,7 +44,7 @@ def test_a_role_that_may_only_read_is_enough(bundle: Bundle, history: History) -
     history.xcom(history.run("a", 1), age_days=1)
     history.connection.execute(
         """DROP ROLE IF EXISTS auditor; CREATE ROLE auditor LOGIN PASSWORD 'pw';
-           GRANT SELECT ON xcom, dag_run, task_instance, dag, alembic_version TO auditor"""
+           GRANT SELECT ON xcom, dag_run, task_instance, dag, dag_tag, alembic_version TO auditor"""
     )
     try:
         bundle.connections["airflow_metadata_db"] |= {"login": "auditor", "password": "pw"}

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from include.xcom_maintenance.reports.report import Approval
+
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
@@ -73,26 +75,73 @@ class Bundle:
             "dag_run": SimpleNamespace(dag_id=dag_id, run_id=run_id, conf=conf),
             "params": {**dag.params.dump(), **conf},
         }
+        operator: Any = dag.get_task(task_id)
         with self.configured(), set_current_context(context):  # type: ignore[arg-type]
-            return dag.get_task(task_id).python_callable(*arguments)
+            return operator.python_callable(*arguments)
 
-    def run(self, dag_id: str, *, run_id: str | None = None, **conf: Any) -> Outcome:
-        """Run a DAG's tasks one after the other; a task that raises or is skipped ends the run."""
+    def run(self, dag_id: str, *, run_id: str | None = None, answer: Approval | None = None, **conf: Any) -> Outcome:
+        """Run a DAG's tasks one after the other; a task that raises or is skipped ends the run.
+
+        :param answer: to the question whether a large plan is carried out, if it is asked.
+        """
         from airflow.providers.common.compat.sdk import AirflowSkipException
 
         run_id = run_id or f"manual__{uuid.uuid4().hex[:8]}"
+        steps = self._cleanup if dag_id == "xcom_cleanup" else self._one_after_the_other
         summary: Any = None
         error: Exception | None = None
-        tasks = dags()[dag_id].topological_sort()
-        for task in tasks:
-            try:
-                summary = self.task(dag_id, task.task_id, *([summary] if summary else []), run_id=run_id, **conf)
-            except AirflowSkipException:
-                break
-            except Exception as raised:  # noqa: BLE001 - whatever a task raises is its outcome
-                error = raised
-                break
+        try:
+            for returned in steps(dag_id, run_id, answer, conf):
+                summary = returned
+        except AirflowSkipException:
+            pass
+        except Exception as raised:  # noqa: BLE001 - whatever a task raises is its outcome
+            error = raised
         return Outcome(self, dag_id, run_id, summary, error)
+
+    def _one_after_the_other(
+        self, dag_id: str, run_id: str, _: Approval | None, conf: Mapping[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        summary: Any = None
+        for task in dags()[dag_id].topological_sort():
+            summary = self.task(dag_id, task.task_id, *([summary] if summary else []), run_id=run_id, **conf)
+            yield summary
+
+    def _cleanup(
+        self, dag_id: str, run_id: str, answer: Approval | None, conf: Mapping[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        planned = self.task(dag_id, "plan", run_id=run_id, **conf)
+        yield planned
+        if planned["approval"] == Approval.NEEDED:
+            assert answer is not None, "the plan asks for approval"
+            self.answer(dag_id, run_id, planned, answer, **conf)
+        yield self.apply(planned, run_id=run_id, **conf)
+
+    def apply(self, planned: dict[str, Any], *, run_id: str, **conf: Any) -> dict[str, Any]:
+        """Run what comes after the plan of ``xcom_cleanup``; as in Airflow, ``finish`` runs whatever became of it."""
+        dag_id = "xcom_cleanup"
+        shards = None
+        try:
+            shards = self.task(dag_id, "share_out", planned, run_id=run_id, **conf)
+            for shard in shards:
+                self.task(dag_id, "delete_rows", planned, shard, run_id=run_id, **conf)
+        except Exception as error:
+            self.task(dag_id, "finish", planned, shards, run_id=run_id, **conf)
+            raise AssertionError("finish did not fail") from error
+        return self.task(dag_id, "finish", planned, shards, run_id=run_id, **conf)  # type: ignore[no-any-return]
+
+    def answer(self, dag_id: str, run_id: str, planned: Mapping[str, Any], answer: Approval, **conf: Any) -> str:
+        """Ask and answer as the operator of the approval does; returns the question."""
+        from airflow.sdk.execution_time.context import set_current_context
+
+        from include.xcom_maintenance import tasks
+
+        dag_run = SimpleNamespace(dag_id=dag_id, run_id=run_id, conf=conf)
+        context = {"dag_run": dag_run, "params": {**dags()[dag_id].params.dump(), **conf}}
+        with self.configured(), set_current_context(context):  # type: ignore[arg-type]
+            subject, body, _ = tasks.ask(planned)
+            tasks.answered(planned, answer, None if answer is Approval.TIMED_OUT else "somebody")
+        return f"{subject}\n{body}"
 
 
 @dataclass
@@ -125,6 +174,15 @@ class Outcome:
 
         lines = gzip.decompress(self.path(".manifest.jsonl.gz").read_bytes()).decode().splitlines()
         return [line for line in map(json.loads, lines) if line["kind"] == kind]
+
+    def planned_runs(self) -> list[dict[str, Any]]:
+        """The runs that the manifest names, one by one."""
+        names = ("dag_run_id", "dag_id", "run_id", "cut", "rows", "bytes")
+        return [
+            dict(zip(names, run, strict=True)) | line["cuts"][run[3]]
+            for line in self.manifest("rows")
+            for run in line["runs"]
+        ]
 
     def succeeded(self) -> Outcome:
         if self.error is not None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 from include.xcom_maintenance.core.guard import (
     CleanupFigures,
+    CleanupLimits,
     ReconciliationFigures,
     judge_cleanup,
     judge_owner,
@@ -33,14 +35,20 @@ def test_a_share_of_a_few_is_no_reason_to_stop() -> None:
 
 
 def test_limits_of_a_cleanup_apply_only_where_they_are_set() -> None:
-    figures = CleanupFigures(rows=9_000, rows_in_table=10_000)
-    assert judge_cleanup(figures, max_rows=None, max_share=None) == []
-    assert [o.setting for o in judge_cleanup(figures, max_rows=8_999, max_share=0.89)] == [
-        "max_delete_rows",
-        "max_delete_share",
-    ]
-    assert judge_cleanup(figures, max_rows=9_000, max_share=0.9) == []
-    assert judge_cleanup(CleanupFigures(0, 0), max_rows=1, max_share=0.1) == []
+    figures = CleanupFigures(rows=9_000, bytes=900_000, rows_in_table=10_000)
+    assert judge_cleanup(figures, CleanupLimits()) == []
+    above = judge_cleanup(figures, CleanupLimits(rows=8_999, bytes=899_999, share=0.89))
+    assert [o.setting for o in above] == ["max_delete_rows", "max_delete_bytes", "max_delete_share"]
+    assert all(objection.large for objection in above)
+    assert judge_cleanup(figures, CleanupLimits(rows=9_000, bytes=900_000, share=0.9)) == []
+    assert judge_cleanup(CleanupFigures(0, 0, 0), CleanupLimits(rows=1, bytes=1, share=0.1)) == []
+
+
+def test_ages_by_a_wrong_clock_are_not_offered_for_approval() -> None:
+    for ahead in (timedelta(hours=2), timedelta(days=-400)):
+        [objection] = judge_cleanup(CleanupFigures(1, 1, 1, clock_ahead=ahead), CleanupLimits())
+        assert not objection.large
+    assert judge_cleanup(CleanupFigures(1, 1, 1, clock_ahead=timedelta(minutes=5)), CleanupLimits()) == []
 
 
 def test_a_base_path_of_another_owner_is_an_objection() -> None:

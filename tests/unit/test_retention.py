@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from itertools import product
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.xcom_maintenance.core.records import Run
-from include.xcom_maintenance.core.retention import Reason, Rule, judge_runs
+from include.xcom_maintenance.core.records import Run, Scope, YoungerRuns
+from include.xcom_maintenance.core.retention import Policy, Reason, Rule, RunVerdict
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = st.integers(0, 40)
@@ -22,11 +24,23 @@ RUNS = st.lists(
     ),
     max_size=30,
 )
+TASKS, KEYS = ("t", "u", "train_1"), ("k", "return_value")
+TAGS = {"a": ("ml",), "b": ("ml", "daily")}
+SCOPES = st.builds(
+    Scope,
+    task_ids=st.sampled_from([("*",), ("t",), ("train_*", "u")]),
+    exclude_task_ids=st.sampled_from([(), ("u",)]),
+    keys=st.sampled_from([("*",), ("k",)]),
+    exclude_keys=st.sampled_from([(), ("return_*",)]),
+)
 RULES = st.lists(
     st.builds(
         Rule,
         dag_ids=st.sampled_from([("*",), ("a",), ("a*",), ("b", "a_*")]),
         exclude_dag_ids=st.sampled_from([(), ("a",)]),
+        tags=st.sampled_from([(), ("ml",), ("d*",)]),
+        exclude_tags=st.sampled_from([(), ("daily",)]),
+        scope=SCOPES,
         max_age=st.one_of(st.none(), st.builds(timedelta, DAYS)),
         max_runs=st.one_of(st.none(), st.integers(1, 4)),
         min_runs=st.integers(0, 3),
@@ -44,19 +58,26 @@ def in_order(runs: list[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: (run.dag_id, NOW - run.run_after, -run.dag_run_id))
 
 
-def keeps_row(run: Run, pushed: datetime, runs: list[Run], rules: list[Rule]) -> bool:
+def keeps_row(run: Run, task: str, key: str, pushed: datetime, runs: list[Run], rules: list[Rule]) -> bool:
     """The policy as a person would say it, one row at a time."""
-    import fnmatch
 
-    rule = next(
-        (
-            rule
-            for rule in rules
-            if any(fnmatch.fnmatchcase(run.dag_id, g) for g in rule.dag_ids)
-            and not any(fnmatch.fnmatchcase(run.dag_id, g) for g in rule.exclude_dag_ids)
-        ),
-        None,
-    )
+    def one_of(name: str, globs: tuple[str, ...]) -> bool:
+        return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+
+    def speaks_of(rule: Rule) -> bool:
+        tags = TAGS.get(run.dag_id, ())
+        return (
+            one_of(run.dag_id, rule.dag_ids)
+            and not one_of(run.dag_id, rule.exclude_dag_ids)
+            and (not rule.tags or any(one_of(tag, rule.tags) for tag in tags))
+            and not any(one_of(tag, rule.exclude_tags) for tag in tags)
+            and one_of(task, rule.scope.task_ids)
+            and not one_of(task, rule.scope.exclude_task_ids)
+            and one_of(key, rule.scope.keys)
+            and not one_of(key, rule.scope.exclude_keys)
+        )
+
+    rule = next(filter(speaks_of, rules), None)
     if rule is None or rule.hold:
         return True
     if run.state not in ("success", "failed") or run.unfinished_tasks:
@@ -73,25 +94,85 @@ def keeps_row(run: Run, pushed: datetime, runs: list[Run], rules: list[Rule]) ->
     return not (too_old or too_many)
 
 
+def judged(runs: list[Run], rules: list[Rule]) -> list[RunVerdict]:
+    verdicts = list(Policy(rules, now=NOW, tags=TAGS).judge(in_order(runs)))
+    assert all(isinstance(verdict, RunVerdict) for verdict in verdicts)
+    return verdicts  # type: ignore[return-value]
+
+
+def takes(verdict: RunVerdict, task: str, key: str, pushed: datetime) -> bool:
+    cuts = [part.cut for part in verdict.parts if part.cut is not None]
+    speaking = [
+        cut
+        for cut in cuts
+        if cut.selection is None
+        or (
+            cut.selection.scope.matches(task, key)
+            and not any(scope.matches(task, key) for scope in cut.selection.before)
+        )
+    ]
+    assert len(speaking) <= 1
+    return any(pushed < cut.cutoff for cut in speaking)
+
+
 @given(RUNS, RULES, DAYS)
 def test_the_plan_agrees_with_a_naive_reading_of_the_policy(
     described: list[tuple[str, int, str, int]], rules: list[Rule], row_age: int
 ) -> None:
     runs = [a_run(number, *fields) for number, fields in enumerate(described)]
     pushed = NOW - timedelta(row_age, hours=1)
-    verdicts = list(judge_runs(in_order(runs), rules, now=NOW))
+    verdicts = judged(runs, rules)
     assert [verdict.run for verdict in verdicts] == in_order(runs)
     for verdict in verdicts:
-        kept = verdict.cutoff is None or pushed >= verdict.cutoff.cutoff
-        assert kept == keeps_row(verdict.run, pushed, runs, rules), verdict
+        for task, key in product(TASKS, KEYS):
+            goes = takes(verdict, task, key, pushed)
+            assert goes != keeps_row(verdict.run, task, key, pushed, runs, rules), (verdict, task, key)
+
+
+@given(RUNS, RULES)
+def test_a_rule_that_another_covers_never_decides(
+    described: list[tuple[str, int, str, int]], rules: list[Rule]
+) -> None:
+    policy = Policy(rules, now=NOW, tags=TAGS)
+    covered = {j for i, rule in enumerate(rules) for j in range(i + 1, len(rules)) if rule.covers(rules[j])}
+    for dag_id, task, key in product(("a", "b", "a_b"), TASKS, KEYS):
+        bits = sum(1 << i for i, scope in enumerate(policy.scopes) if scope.matches(task, key))
+        link = policy.link(dag_id, bits)
+        assert link is None or link.position not in covered
 
 
 @given(RUNS, RULES)
 def test_nothing_that_is_pushed_after_the_plan_ever_goes(
     described: list[tuple[str, int, str, int]], rules: list[Rule]
 ) -> None:
+    runs = [a_run(number, *fields) for number, fields in enumerate(described)]
+    parts = [part for verdict in judged(runs, rules) for part in verdict.parts]
+    assert all(part.cut is None or part.cut.cutoff <= NOW for part in parts)
+
+
+@given(RUNS, RULES)
+def test_runs_beyond_the_horizon_lose_nothing_and_count_among_the_newest(
+    described: list[tuple[str, int, str, int]], rules: list[Rule]
+) -> None:
     runs = in_order([a_run(number, *fields) for number, fields in enumerate(described)])
-    assert all(v.cutoff is None or v.cutoff.cutoff <= NOW for v in judge_runs(runs, rules, now=NOW))
+    policy = Policy(rules, now=NOW, tags=TAGS)
+    horizon = policy.horizon
+    if horizon is None:
+        return
+    young = [run for run in runs if run.run_after >= horizon]
+    mixed: list[Run | YoungerRuns] = []
+    for dag_id in sorted({run.dag_id for run in runs}):
+        states = [run.state in ("success", "failed") for run in young if run.dag_id == dag_id]
+        mixed.append(YoungerRuns(dag_id, sum(states), 0, len(states) - sum(states)))
+        mixed += [run for run in runs if run.dag_id == dag_id and run not in young]
+    found = {v.run.dag_run_id: v.parts for v in policy.judge(mixed) if isinstance(v, RunVerdict)}
+    for verdict in judged(runs, rules):
+        parts = found.get(verdict.run.dag_run_id)
+        if parts is not None:
+            assert parts == verdict.parts
+        else:  # its rows were pushed after it was created
+            created = verdict.run.run_after
+            assert all(part.cut is None or part.cut.cutoff <= created for part in verdict.parts)
 
 
 def test_every_verdict_says_why() -> None:
@@ -106,9 +187,9 @@ def test_every_verdict_says_why() -> None:
     }
     found = defaultdict(list)
     for expected, (rule, run) in described.items():
-        [verdict] = judge_runs([run], [rule], now=NOW)
-        found[expected].append(verdict.reason)
+        [verdict] = judged([run], [rule])
+        found[expected] += [part.reason for part in verdict.parts]
     assert found == {reason: [reason] for reason in described}
-    runs = in_order([a_run(n, "a", n, "success", 0) for n in range(5)])
-    reasons = [v.reason for v in judge_runs(runs, [Rule(max_runs=3)], now=NOW)]
+    runs = [a_run(n, "a", n, "success", 0) for n in range(5)]
+    reasons = [part.reason for v in judged(runs, [Rule(max_runs=3)]) for part in v.parts]
     assert reasons == [Reason.MIN_RUNS, Reason.TOO_OLD, Reason.TOO_OLD, Reason.TOO_MANY_RUNS, Reason.TOO_MANY_RUNS]

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
+from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.jobs import batches
 from include.xcom_maintenance.jobs.batches import Batch
 from include.xcom_maintenance.jobs.cleanup import current_cuts
@@ -64,13 +65,17 @@ def delete_rows(job: Job, shard: Shard) -> dict[str, Any]:
         "seconds": 0.0,
         "seconds_waited": 0.0,
     } | (job.place.read_part(name) or {})
-    figures |= {"done": False, "rows_left": 0, "stopped": ""}
+    figures |= {"done": False, "rows_left": 0, "stopped": "", "error": ""}
     started = time.monotonic()
     deadline = datetime.fromisoformat(shard["deadline"]) if shard["deadline"] else None
     courtesy = Courtesy(job.settings, job.metadata, job.log, deadline)
     try:
         _delete(job, shard, figures, courtesy)
         figures["done"] = True
+    except Exception as error:
+        # The text of an unknown error could quote a value.
+        figures["error"] = error.problem if isinstance(error, MaintenanceError) else type(error).__name__
+        raise
     finally:
         figures["seconds"] = round(figures["seconds"] + time.monotonic() - started, 3)
         figures["seconds_waited"] = round(figures["seconds_waited"] + courtesy.waited, 3)

@@ -20,22 +20,18 @@ from include.xcom_maintenance.reports.report import Table
 _HEADS_AT_ONCE = 1_000
 
 
-def finish(job: Job, shards: list[Shard] | None) -> None:
+def finish(job: Job, shards: list[Shard]) -> None:
     """Purge the blobs whose rows are gone, and what earlier runs left behind; put everything into the report.
 
-    :param shards: as they were shared out; None if that failed.
+    :param shards: as they were shared out.
     :raises PartialFailure: if a shard did not come to its end, or blobs could not be deleted; everything else was done.
     """
     report = job.report
-    if shards is None:
+    errors = _collect(job, shards)
+    if errors:
         raise PartialFailure(
-            "The plan was not shared out, so nothing was deleted", remedy="See the log of the task share_out"
-        )
-    unfinished = _collect(job, shards)
-    if unfinished:
-        raise PartialFailure(
-            f"{unfinished} of {len(shards)} tasks did not delete all of their rows",
-            remedy="See the logs of the tasks delete_rows; what was deleted is counted, and the next run goes on",
+            f"{len(errors)} of {len(shards)} tasks did not delete all of their rows: {'; '.join(sorted(set(errors)))}",
+            remedy="What was deleted is counted. Clear the tasks that failed, or let the next run go on",
         )
     failed = 0
     deadline = datetime.fromisoformat(shards[0]["deadline"]) if shards and shards[0]["deadline"] else None
@@ -57,8 +53,8 @@ def finish(job: Job, shards: list[Shard] | None) -> None:
     report.finish("enforced")
 
 
-def _collect(job: Job, shards: list[Shard]) -> int:
-    """Put the figures of the shards into the report; returns how many did not come to their end."""
+def _collect(job: Job, shards: list[Shard]) -> list[str]:
+    """Put the figures of the shards into the report; returns why some of them did not come to their end."""
     parts = [(shard["shard"], job.place.read_part(f"shard-{shard['shard']}") or {}) for shard in shards]
     headline = job.report.headline
     for name in ("rows_deleted", "bytes_deleted", "transactions", "rows_left"):
@@ -73,7 +69,7 @@ def _collect(job: Job, shards: list[Shard]) -> int:
     for why in sorted({part["stopped"] for _, part in parts if part.get("stopped")}):
         warning = f"{headline['rows_left']:,} rows of the plan are left, because {why}. The next run goes on with them."
         job.report.warnings += [warning] if warning not in job.report.warnings else []
-    return sum(not part.get("done") for _, part in parts)
+    return [part.get("error") or "killed; see the logs of delete_rows" for _, part in parts if not part.get("done")]
 
 
 def _purge(

@@ -50,6 +50,7 @@ class Session:
         }
         self._retry_seconds = retry_seconds
         self._connection: Any = None
+        self._was_connected = False
 
     def close(self) -> None:
         if self._connection is not None:
@@ -110,7 +111,8 @@ class Session:
     def _attempts(self) -> tenacity.Retrying:
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TryAgain),
-            stop=tenacity.stop_after_delay(self._retry_seconds),
+            # A connection that never was is no lost one: most likely its settings are wrong.
+            stop=tenacity.stop_after_delay(self._retry_seconds) | (lambda _: not self._was_connected),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
             before_sleep=lambda state: _log.warning("%s Trying again.", state.outcome and state.outcome.exception()),
             reraise=True,
@@ -138,6 +140,7 @@ class Session:
         with translated(self._setting):
             if self._connection is None or self._connection.closed:
                 self._connection = self._open()
+                self._was_connected = True
             try:
                 with self._connection.cursor() as cursor:
                     if one_snapshot:

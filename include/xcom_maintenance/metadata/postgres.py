@@ -13,6 +13,7 @@ from typing import Any, Self
 from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri, InvalidBlobUri
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import (
+    ArchivedRow,
     Coordinates,
     DatabaseIdentity,
     RowReference,
@@ -23,11 +24,13 @@ from include.xcom_maintenance.core.records import (
 from include.xcom_maintenance.core.reference_formats import UNIQUE_PART, coordinates_of, unique_part
 from include.xcom_maintenance.core.retention import FINISHED_RUN_STATES, FINISHED_TASK_STATES
 from include.xcom_maintenance.core.sizes import BANDS, Band
+from include.xcom_maintenance.metadata import postgres_restore
 from include.xcom_maintenance.metadata import postgres_sql as sql
 from include.xcom_maintenance.metadata.port import (
     Deleted,
     Entry,
     GroupSize,
+    Return,
     TableHealth,
     UnparsableReference,
 )
@@ -82,7 +85,7 @@ class PostgresMetadataStore:
 
     # -- what this database is -------------------------------------------------------------------------------------
 
-    def check(self, *, may_delete: bool, reads_references: bool) -> DatabaseIdentity:
+    def check(self, *, may_delete: bool, reads_references: bool, may_insert: bool = False) -> DatabaseIdentity:
         columns = {name: dict(found) for name, found in self._rows(sql.COLUMNS, {"tables": list(sql.REQUIRED_COLUMNS)})}
         wrong = [
             f"{table}.{name}"
@@ -104,15 +107,15 @@ class PostgresMetadataStore:
                 setting=self._setting,
                 remedy="Airflow 3.1 or later on Postgres is needed; run `airflow db migrate`, or update the bundle",
             )
-        self._check_rights(may_delete=may_delete, reads_references=reads_references)
+        rights = [right for right, needed in (("DELETE", may_delete), ("INSERT", may_insert)) if needed]
+        self._check_rights(rights, reads_references=reads_references)
         return self._identity()
 
-    def _check_rights(self, *, may_delete: bool, reads_references: bool) -> None:
+    def _check_rights(self, on_xcom: Sequence[str], *, reads_references: bool) -> None:
         needed = [(table, "SELECT") for table in sql.REQUIRED_COLUMNS]
         if reads_references:
             needed += [(name, "SELECT") for name, _, _ in self._rows(sql.ARCHIVE_TABLES, {})]
-        if may_delete:
-            needed.append(("xcom", "DELETE"))
+        needed += [("xcom", right) for right in on_xcom]
         tables, rights = [n[0] for n in needed], [n[1] for n in needed]
         missing = self._rows(
             """SELECT current_user, needed.name, needed.privilege
@@ -324,6 +327,21 @@ class PostgresMetadataStore:
                 if not self._connection.closed:
                     self._connection.rollback()
                 raise
+
+    # -- restoring -------------------------------------------------------------------------------------------------
+
+    def restorable(self, rows: Sequence[ArchivedRow]) -> list[Return]:
+        found = dict(self._rows(postgres_restore.RESTORABLE, postgres_restore.places(rows)))
+        return [Return[found[number]] for number in range(1, len(rows) + 1)]
+
+    def restore(self, rows: Sequence[ArchivedRow]) -> int:
+        if not rows:
+            return 0
+        with self._transaction() as cursor, postgres_restore.unreadable_rows():
+            cursor.execute(postgres_restore.COLUMNS, {"line": min((row.line for row in rows), key=len)})
+            columns = [name for (name,) in cursor.fetchall()]
+            cursor.execute(postgres_restore.restore(columns), {"lines": [row.line for row in rows]})
+            return int(cursor.rowcount)
 
 
 def _for(statement: str, cutoffs: Sequence[RunCutoff]) -> str:

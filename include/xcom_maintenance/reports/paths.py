@@ -1,4 +1,4 @@
-"""What reports and archives share: safe names of files, folders where there are any, and errors that name the setting."""
+"""What reports and archives share: safe names of files, folders, and errors that name the setting."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,6 +24,7 @@ from include.xcom_maintenance.core.retention import Rule
 
 VARIABLE = "xcom_maintenance"
 MODES = ("report", "enforce")
+_FORM = "trigger form"
 DELETING_DAGS = frozenset({"xcom_cleanup", "xcom_orphan_reconciliation"})
 FILE = Path(__file__).parent.parent / "xcom_maintenance.yaml"
 
@@ -50,6 +52,10 @@ def _mode(value: object) -> object:
 
 def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+def _comma_separated(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 _Days = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=36_500, allow_inf_nan=False)]
@@ -82,7 +88,7 @@ def _place(value: str) -> str:
 _ConnectionId = Annotated[str, AfterValidator(_connection_id)]
 _Place = Annotated[str, AfterValidator(_place)]
 #: Settings whose wrong value is not shown, since it may be a secret in the wrong place.
-_NOT_SHOWN = frozenset({"metadata_conn_id", "blob_conn_id", "blob_base_path", "report_path"})
+_NOT_SHOWN = frozenset({"metadata_conn_id", "blob_conn_id", "blob_base_path", "report_path", "archive_path", "archive"})
 
 
 class RetentionRule(BaseModel):
@@ -126,6 +132,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    #: What is set for one run, in the trigger form, and nowhere else.
+    FORM_ONLY: ClassVar[frozenset[str]] = frozenset()
+
     #: report changes nothing; enforce deletes. One for all DAGs, or by DAG id.
     mode: Annotated[str | dict[str, str], BeforeValidator(_mode)] = "report"
     #: A Postgres Connection to the metadata database: tasks cannot use Airflow's own.
@@ -138,6 +147,8 @@ class Settings(BaseModel):
     blob_conn_id: _ConnectionId | None = None
     #: Any path that ObjectStoragePath takes; None: `xcom_maintenance_reports` in AIRFLOW_HOME.
     report_path: _Place | None = None
+    #: Where deleted rows are archived: any path that ObjectStoragePath takes; None: they are not.
+    archive_path: _Place | None = None
 
     max_age_days: _Days = 7
     max_runs: _Positive | None = None
@@ -228,6 +239,28 @@ class Settings(BaseModel):
         return timedelta(days=self.grace_period_days)
 
 
+_Choice = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_comma_separated)]
+
+
+class RestoreSettings(Settings):
+    """The settings of ``xcom_restore``, whose own ones are set for one run, in the trigger form, and nowhere else."""
+
+    #: Also the mode: one that lets a cleanup delete says nothing about putting rows back.
+    FORM_ONLY: ClassVar[frozenset[str]] = frozenset({"mode", "archive", "dag_ids", "run_ids", "task_ids"})
+
+    #: A folder or a file of an archive; what is no address is taken below archive_path.
+    archive: _Place | None = None
+    #: Globs of what to restore; empty: everything.
+    dag_ids: _Choice = ()
+    run_ids: _Choice = ()
+    task_ids: _Choice = ()
+
+    def chooses(self, dag_id: str, run_id: str, task_id: str) -> bool:
+        """Whether the rows of a task instance are among those to restore."""
+        chosen = ((dag_id, self.dag_ids), (run_id, self.run_ids), (task_id, self.task_ids))
+        return all(not globs or any(fnmatchcase(name, glob) for glob in globs) for name, globs in chosen)
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One source of settings: what it sets, and its name for people."""
@@ -260,7 +293,7 @@ def _described(rule: Rule) -> dict[str, Any]:
 
 def form_layer(params: Mapping[str, Any]) -> Layer:
     """What the trigger form sets; a field left empty means "as configured"."""
-    return Layer("trigger form", {k: v for k, v in params.items() if v is not None and v != ""})
+    return Layer(_FORM, {k: v for k, v in params.items() if v is not None and v != ""})
 
 
 def variable_layer(text: str | None) -> Layer:
@@ -316,17 +349,18 @@ def _an_object(values: object, source: str) -> Mapping[str, Any]:
     return values
 
 
-def resolve(layers: Sequence[Layer]) -> Resolved:
+def resolve(layers: Sequence[Layer], kind: type[Settings] = Settings) -> Resolved:
     """Merge the layers, the strongest first, and validate the result as a whole.
 
     A setting that one layer sets replaces that of a weaker one; lists are not joined.
 
+    :param kind: the settings of a DAG that has some of its own.
     :raises ConfigurationError: naming every setting that is wrong, where it came from, and what is allowed.
     """
-    known = list(Settings.model_fields)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for layer in layers:
+        known = list((kind if layer.name == _FORM else Settings).model_fields)
         for name, value in layer.values.items():
             if name not in known:
                 raise ConfigurationError(
@@ -334,10 +368,12 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
                     setting=name,
                     remedy=_did_you_mean(name, known) + "Known settings: " + ", ".join(known),
                 )
+            if name in kind.FORM_ONLY and layer.name != _FORM:
+                continue
             if name not in values and not (value is None and name in _DERIVED):
                 values[name], sources[name] = value, layer.name
     try:
-        return Resolved(Settings.model_validate(values), sources)
+        return Resolved(kind.model_validate(values), sources)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
         if any(problem["loc"][:1] == ("retention",) and len(problem["loc"]) > 1 for problem in problems):

@@ -12,6 +12,7 @@ from include.xcom_maintenance.blobs.s3 import S3BlobStore
 from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri, InvalidBlobUri
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.reports.paths import storage_path
 from include.xcom_maintenance.settings import Layer, Resolved, Settings
 
 if TYPE_CHECKING:
@@ -169,31 +170,28 @@ def report_root(settings: Settings) -> ObjectStoragePath:
 
     :raises ConfigurationError: if the report path is no path.
     """
-    from airflow.sdk import ObjectStoragePath
+    return _root(settings, settings.report_path or "", "report_path", "reports")
 
-    text = settings.report_path or ""
-    remedy = "Set it to a path such as file:///opt/airflow/reports or s3://conn_id@bucket/reports"
-    try:
-        uri = BlobUri.parse(text)
-    except InvalidBlobUri as why:
-        # A relative path would lead to another folder on every worker.
+
+def archive_root(settings: Settings) -> ObjectStoragePath | None:
+    """The folder of all archives of deleted rows, or None if none are kept.
+
+    :raises ConfigurationError: if the archive path is no path.
+    """
+    if settings.archive_path is None:
+        return None
+    return _root(settings, settings.archive_path, "archive_path", "archive")
+
+
+def _root(settings: Settings, text: str, setting: str, what: str) -> ObjectStoragePath:
+    root = storage_path(text, setting=setting)
+    if settings.blob_base_path and _lies_below(BlobUri.parse(text), settings.blob_base_path):
         raise ConfigurationError(
-            f"The report path cannot be used: {why}", setting="report_path", remedy=remedy
-        ) from None
-    if settings.blob_base_path and _lies_below(uri, settings.blob_base_path):
-        raise ConfigurationError(
-            f"The report path {text!r} lies below the blob base path",
-            setting="report_path",
-            remedy="Put the reports beside the blobs, not among them",
+            f"The {setting.replace('_', ' ')} {text!r} lies below the blob base path",
+            setting=setting,
+            remedy=f"Put the {what} beside the blobs, not among them",
         )
-    try:
-        return ObjectStoragePath(text)
-    except Exception as error:  # noqa: BLE001 - as many kinds as fsspec knows file systems
-        raise ConfigurationError(
-            f"The report path {text!r} cannot be used: {type(error).__name__}",
-            setting="report_path",
-            remedy=remedy,
-        ) from None
+    return root
 
 
 def _lies_below(uri: BlobUri, base_path: str) -> bool:

@@ -13,26 +13,44 @@ from include.xcom_maintenance import stores
 from include.xcom_maintenance.core.errors import ConfigurationError, ImplausiblePlan, MaintenanceError
 from include.xcom_maintenance.core.sizes import human_bytes
 from include.xcom_maintenance.jobs.job import Job
+from include.xcom_maintenance.reports.archive import Archives
 from include.xcom_maintenance.reports.markdown import figure, label, render
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.reports.report import Approval, Report
+from include.xcom_maintenance.settings import Settings
 
 log = logging.getLogger("xcom_maintenance")
 _T = TypeVar("_T")
 
 
-def run_plan(step: Callable[[Job], None], *, may_delete: bool = True, needs_blobs: bool = True) -> dict[str, Any]:
+def run_plan(
+    step: Callable[[Job], None],
+    *,
+    may_delete: bool = True,
+    may_insert: bool = False,
+    needs_blobs: bool = True,
+    kind: type[Settings] = Settings,
+) -> dict[str, Any]:
     """Run the first step of a DAG in the current task.
 
     :param may_delete: whether the DAG deletes rows when it enforces.
+    :param may_insert: whether it inserts rows then.
     :param needs_blobs: whether the DAG looks at blobs at all.
+    :param kind: the settings that the DAG has.
     :returns: a small summary: status, mode, the headline, the paths of the report and of the manifest.
     :raises AirflowFailException: for what only a person can mend, so that it is not tried again.
     """
-    return _run(step, planned=None, may_delete=may_delete, needs_blobs=needs_blobs)
+    return _run(step, planned=None, may_delete=may_delete, may_insert=may_insert, needs_blobs=needs_blobs, kind=kind)
 
 
-def run_apply(step: Callable[[Job], None], planned: Mapping[str, Any], *, may_delete: bool = True) -> dict[str, Any]:
+def run_apply(
+    step: Callable[[Job], None],
+    planned: Mapping[str, Any],
+    *,
+    may_delete: bool = True,
+    may_insert: bool = False,
+    kind: type[Settings] = Settings,
+) -> dict[str, Any]:
     """Run the step that carries out what the first one planned, and ends the run.
 
     :param planned: the summary of the first step.
@@ -40,7 +58,7 @@ def run_apply(step: Callable[[Job], None], planned: Mapping[str, Any], *, may_de
     :returns: a small summary, as ``run_plan``.
     :raises AirflowSkipException: if the mode is report, or was when the plan was made: such a plan has passed no guard.
     """
-    return _run(step, planned=planned, may_delete=may_delete, needs_blobs=True)
+    return _run(step, planned=planned, may_delete=may_delete, may_insert=may_insert, needs_blobs=True, kind=kind)
 
 
 def run_part(step: Callable[[Job], _T], planned: Mapping[str, Any]) -> _T:
@@ -116,7 +134,9 @@ def _run(
     *,
     planned: Mapping[str, Any] | None,
     may_delete: bool,
-    needs_blobs: bool,
+    may_insert: bool = False,
+    needs_blobs: bool = True,
+    kind: type[Settings] = Settings,
     ends: bool = True,
 ) -> dict[str, Any]:
     """Run a step; one that does not end the run leaves the report alone unless it fails."""
@@ -125,11 +145,12 @@ def _run(
     report, params = _new_report()
     place: ReportPlace | None = None
     try:
-        resolved = _resolve(params)
+        resolved = _resolve(params, kind)
         settings, mode = resolved.settings, resolved.settings.mode_of(report.dag_id)
         if planned is not None and "report" in (mode, planned["mode"]):
             raise AirflowSkipException("The mode is report, so nothing is changed.")
         place = ReportPlace(stores.report_root(settings), report.dag_id, report.run_id)
+        archives = Archives(stores.archive_root(settings))
         if planned is not None:
             report = _planned_report(place, planned)
             report.error = None  # of an attempt before this one
@@ -143,7 +164,9 @@ def _run(
             with report.phase("check" if planned is None else "check again"):
                 configured = stores.open_blobs(resolved) if needs_blobs else None
                 identity = metadata.check(
-                    may_delete=may_delete and mode == "enforce", reads_references=configured is not None
+                    may_delete=may_delete and mode == "enforce",
+                    may_insert=may_insert and mode == "enforce",
+                    reads_references=configured is not None,
                 )
                 if configured is not None:
                     configured.store.check()
@@ -157,6 +180,7 @@ def _run(
                 ignored_prefixes=configured.ignored_prefixes if configured else (),
                 report=report,
                 place=place,
+                archives=archives,
                 log=log,
             )
             step(job)
@@ -189,8 +213,8 @@ def _planned_report(place: ReportPlace, planned: Mapping[str, Any]) -> Report:
     return report
 
 
-def _resolve(params: Mapping[str, Any]) -> configuration.Resolved:
-    return configuration.resolve([*(read() for read in _sources(params)), *stores.airflow_layers()])
+def _resolve(params: Mapping[str, Any], kind: type[Settings]) -> configuration.Resolved:
+    return configuration.resolve([*(read() for read in _sources(params)), *stores.airflow_layers()], kind)
 
 
 def _sources(params: Mapping[str, Any]) -> list[Callable[[], configuration.Layer]]:

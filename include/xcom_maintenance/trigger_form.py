@@ -101,3 +101,40 @@ def reconciliation() -> dict[str, Param]:
         **places(),
         **blob_places(),
     }
+
+
+def restore() -> dict[str, Param]:
+    """The form of ``xcom_restore``; what to restore is chosen here and nowhere else."""
+    return {
+        "mode": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, "report", "enforce"],
+            title="Mode",
+            values_display={"report": "report: change nothing", "enforce": "enforce: put the rows back"},
+            description="Empty: report, whatever is configured for the DAGs that delete.",
+        ),
+        "archive": Param(
+            None,
+            type=["null", "string"],
+            title="Archive",
+            description="A folder or a file: its address, or its path below the archive path, such as "
+            "xcom_cleanup/scheduled__2026-01-31T02:00:00+00:00. Empty: the error says what there is.",
+        ),
+        "dag_ids": _choice("DAGs"),
+        "run_ids": _choice("Runs"),
+        "task_ids": _choice("Tasks"),
+        "archive_path": text("Archive path", "Where cleanups keep the rows that they delete."),
+        **places(),
+        **blob_places(),
+    }
+
+
+def _choice(title: str) -> Param:
+    return Param(
+        None,
+        type=["null", "string", "array"],
+        items={"type": "string"},
+        title=title,
+        description="Globs, separated by commas. Empty: all.",
+    )

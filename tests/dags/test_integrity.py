@@ -35,7 +35,7 @@ def test_no_dag_file_fails_to_import(bag: DagBag) -> None:
 
 def test_no_dag_is_missing_or_named_unlike_its_file(bag: DagBag) -> None:
     assert {dag_id: Path(dag.fileloc).stem for dag_id, dag in bag.dags.items()} == {stem: stem for stem in STEMS}
-    assert {"xcom_cleanup", "xcom_orphan_reconciliation", "xcom_size_audit"} <= set(STEMS)
+    assert {"xcom_cleanup", "xcom_orphan_reconciliation", "xcom_restore", "xcom_size_audit"} <= set(STEMS)
 
 
 @pytest.mark.parametrize("dag_id", STEMS)
@@ -52,9 +52,14 @@ def test_no_dag_lacks_tags_retries_documentation_or_a_guard_against_itself(bag: 
 
 @pytest.mark.parametrize(
     ("dag_id", "cron"),
-    {"xcom_cleanup": "0 2 * * *", "xcom_size_audit": "0 1 * * *", "xcom_orphan_reconciliation": "0 3 * * 0"}.items(),
+    {
+        "xcom_cleanup": "0 2 * * *",
+        "xcom_size_audit": "0 1 * * *",
+        "xcom_orphan_reconciliation": "0 3 * * 0",
+        "xcom_restore": None,
+    }.items(),
 )
-def test_no_dag_runs_at_another_time_than_documented(bag: DagBag, dag_id: str, cron: str) -> None:
+def test_no_dag_runs_at_another_time_than_documented(bag: DagBag, dag_id: str, cron: str | None) -> None:
     assert bag.dags[dag_id].schedule == cron
 
 

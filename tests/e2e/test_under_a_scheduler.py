@@ -19,11 +19,12 @@ from local_stack.postgres import PostgresServer
 from local_stack.s3 import RcloneS3
 from tests.conftest import REPOSITORY, TEMPLATE, Database
 from tests.dags.conftest import Bucket
+from tests.support.archive import archive_rows
 from tests.support.history import History
 
 pytestmark = pytest.mark.e2e
 
-DAGS = ("xcom_cleanup", "xcom_size_audit", "xcom_orphan_reconciliation")
+DAGS = ("xcom_cleanup", "xcom_size_audit", "xcom_orphan_reconciliation", "xcom_restore")
 
 #: A DAG of a user, on the stock backend: values above the threshold go to the bucket.
 USER_DAG = """
@@ -151,6 +152,22 @@ def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: De
     headline = deployment.report("xcom_cleanup", enforced)["headline"]
     assert headline["rows_deleted"] == deployment.report("xcom_cleanup", reported)["headline"]["rows_to_delete"]
     assert headline["blobs_deleted"] == 2
+
+
+def test_archived_rows_come_back_with_the_values_that_they_had(deployment: Deployment) -> None:
+    run_id = deployment.run("pushes")
+    rows = pushed(deployment)
+    root = f"file://{deployment.reports.parent}/archive"
+    archive_rows(deployment.history, root, condition=f"x.run_id = '{run_id}'")
+    assert rows - pushed(deployment) == {row for row in rows if row[1] == run_id}
+    form = {"archive": "xcom_cleanup", "archive_path": root, "dag_ids": ["push*"]}
+    reported = deployment.run("xcom_restore", **form)
+    assert deployment.states("xcom_restore", reported) == {"plan": "success", "apply": "skipped"}
+    enforced = deployment.run("xcom_restore", mode="enforce", **form)
+    assert deployment.states("xcom_restore", enforced) == {"plan": "success", "apply": "success"}
+    assert pushed(deployment) == rows
+    headline = deployment.report("xcom_restore", enforced)["headline"]
+    assert headline["rows_restored"] == headline["rows_to_restore"] == len([row for row in rows if row[1] == run_id])
 
 
 def test_blobs_that_a_deleted_run_leaves_behind_are_found_and_deleted(deployment: Deployment) -> None:

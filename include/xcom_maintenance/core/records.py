@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
 
@@ -180,6 +180,21 @@ class Coordinates:
     dag_id: str
     run_id: str
     task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedRow:
+    """A row that was deleted, as its archive holds it. Its value shows in no ``repr``."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    key: str
+    #: The value if it is a short text, which may be a reference.
+    text: str | None = field(repr=False)
+    #: The whole line, for the database to read.
+    line: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 from typing import Any
 
 from include.xcom_maintenance.core.errors import MaintenanceError
@@ -133,4 +134,8 @@ def _delete_batch(
 
 def _archives(job: Job, shard: Shard) -> Iterator[Callable[[], AbstractContextManager[ArchiveSink]]] | None:
     """Where the rows of each batch go before they are deleted; None if no archive is configured."""
-    return None
+    if job.archives.root is None:
+        return None
+    origin = {"database": job.identity.owner, "dag_id": job.report.dag_id, "run_id": job.report.run_id}
+    names = (f"shard-{shard['shard']}-{number:06}" for number in count(1))
+    return (partial(job.archives.write, name, **origin) for name in names)

@@ -14,6 +14,7 @@ from include.xcom_maintenance.core.errors import ConfigurationError, Implausible
 from include.xcom_maintenance.core.guard import Objection
 from include.xcom_maintenance.core.records import DatabaseIdentity
 from include.xcom_maintenance.metadata.port import MetadataStore
+from include.xcom_maintenance.reports.archive import Archives
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.reports.report import Approval, Report
 from include.xcom_maintenance.settings import Settings
@@ -30,6 +31,7 @@ class Job:
     blobs: BlobStore | None
     report: Report
     place: ReportPlace
+    archives: Archives = field(default_factory=lambda: Archives(None))
     ignored_prefixes: tuple[str, ...] = ()
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("xcom_maintenance"))
 

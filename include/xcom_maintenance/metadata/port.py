@@ -9,10 +9,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Protocol
 
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.records import (
+    ArchivedRow,
     Coordinates,
     DatabaseIdentity,
     Doomed,
@@ -98,6 +100,15 @@ class TableHealth:
     archive_tables: dict[str, int] = field(default_factory=dict)
 
 
+class Return(StrEnum):
+    """Whether an archived row can return."""
+
+    POSSIBLE = "can be restored"
+    EXISTS = "is there already"
+    NO_RUN = "its run is gone"
+    NO_TASK_INSTANCE = "its task instance is gone"
+
+
 class MetadataStore(Protocol):
     """The tables ``xcom``, ``dag_run``, ``task_instance`` and ``dag`` of one Airflow.
 
@@ -105,10 +116,11 @@ class MetadataStore(Protocol):
     ``ConfigurationError`` if a right is missing.
     """
 
-    def check(self, *, may_delete: bool, reads_references: bool) -> DatabaseIdentity:
+    def check(self, *, may_delete: bool, reads_references: bool, may_insert: bool = False) -> DatabaseIdentity:
         """Make sure that this is an Airflow whose schema is known, and that the rights are there.
 
         :param may_delete: whether the right to delete XCom rows is needed.
+        :param may_insert: whether the right to insert XCom rows is needed.
         :param reads_references: whether archive tables will be read too, as everything is that may hold a reference.
         :raises ConfigurationError: naming what is missing.
         """
@@ -201,6 +213,19 @@ class MetadataStore(Protocol):
 
     def row_count_estimate(self) -> int:
         """How many XCom rows there are, as the database's statistics say; exact for small tables."""
+
+    def restorable(self, rows: Sequence[ArchivedRow]) -> list[Return]:
+        """Whether each of some archived rows could return now, in their order."""
+
+    def restore(self, rows: Sequence[ArchivedRow]) -> int:
+        """Put back those archived rows that can return, in one short transaction; returns how many those were.
+
+        Each returns to the run that has its run id now, just as it was, its timestamp too. A row that is there is left
+        as it is.
+
+        :param rows: all of one archive file.
+        :raises ConfigurationError: if they cannot be read as rows of the table.
+        """
 
 
 class UnparsableReference(ValueError):

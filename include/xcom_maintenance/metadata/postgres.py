@@ -12,6 +12,7 @@ from typing import Any, Self
 from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri, InvalidBlobUri
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import (
+    ArchivedRow,
     Coordinates,
     DatabaseIdentity,
     Doomed,
@@ -25,6 +26,7 @@ from include.xcom_maintenance.core.records import (
 )
 from include.xcom_maintenance.core.reference_formats import UNIQUE_PART, coordinates_of, unique_part
 from include.xcom_maintenance.core.sizes import BANDS, Band
+from include.xcom_maintenance.metadata import postgres_restore
 from include.xcom_maintenance.metadata import postgres_retention as retention
 from include.xcom_maintenance.metadata import postgres_sql as sql
 from include.xcom_maintenance.metadata.port import (
@@ -33,6 +35,7 @@ from include.xcom_maintenance.metadata.port import (
     Entry,
     GroupSize,
     Pressure,
+    Return,
     TableHealth,
     UnparsableReference,
 )
@@ -81,7 +84,7 @@ class PostgresMetadataStore:
 
     # -- what this database is -------------------------------------------------------------------------------------
 
-    def check(self, *, may_delete: bool, reads_references: bool) -> DatabaseIdentity:
+    def check(self, *, may_delete: bool, reads_references: bool, may_insert: bool = False) -> DatabaseIdentity:
         columns = {
             name: dict(found) for name, found in self._session.rows(sql.COLUMNS, {"tables": list(sql.REQUIRED_COLUMNS)})
         }
@@ -105,15 +108,15 @@ class PostgresMetadataStore:
                 setting=self._setting,
                 remedy="Airflow 3.1 or later on Postgres is needed; run `airflow db migrate`, or update the bundle",
             )
-        self._check_rights(may_delete=may_delete, reads_references=reads_references)
+        rights = [right for right, needed in (("DELETE", may_delete), ("INSERT", may_insert)) if needed]
+        self._check_rights(rights, reads_references=reads_references)
         return self._identity()
 
-    def _check_rights(self, *, may_delete: bool, reads_references: bool) -> None:
+    def _check_rights(self, on_xcom: Sequence[str], *, reads_references: bool) -> None:
         needed = [(table, "SELECT") for table in sql.REQUIRED_COLUMNS]
         if reads_references:
             needed += [(name, "SELECT") for name, _, _ in self._session.rows(sql.ARCHIVE_TABLES, {})]
-        if may_delete:
-            needed.append(("xcom", "DELETE"))
+        needed += [("xcom", right) for right in on_xcom]
         tables, rights = [n[0] for n in needed], [n[1] for n in needed]
         missing = self._session.rows(
             """SELECT current_user, needed.name, needed.privilege
@@ -219,7 +222,7 @@ class PostgresMetadataStore:
         """
         wanted = self._retention(doomed)
         parameters = {**wanted.parameters, **_columns(doomed), "limit": limit}
-        returning = "pg_column_size(x.value) AS size" if archive is None else retention.ARCHIVE_LINE
+        returning = "pg_column_size(x.value) AS size" if archive is None else postgres_restore.ARCHIVE_LINE
         delete = wanted.delete(returning=returning, limited=limit is not None)
 
         def work(cursor: Any) -> Deleted:
@@ -232,7 +235,7 @@ class PostgresMetadataStore:
                 return Deleted(rows, int(size))
             # The archive is complete and safe on disk when its context ends, which is before the commit.
             with archive() as sink:
-                rows = copy_out(cursor, retention.COPY_AS_LINES.format(delete), parameters, sink)
+                rows = copy_out(cursor, postgres_restore.COPY_AS_LINES.format(deleting=delete), parameters, sink)
                 self._check_still_finished(cursor, wanted, parameters)
             return Deleted(rows, None)
 
@@ -348,6 +351,21 @@ class PostgresMetadataStore:
         # Never analysed (-1) or small enough to count.
         [(exact,)] = self._session.rows("SELECT count(*) FROM xcom", {})
         return int(exact)
+
+    # -- restoring -------------------------------------------------------------------------------------------------
+
+    def restorable(self, rows: Sequence[ArchivedRow]) -> list[Return]:
+        found = dict(self._session.rows(postgres_restore.RESTORABLE, postgres_restore.places(rows)))
+        return [Return[found[number]] for number in range(1, len(rows) + 1)]
+
+    def restore(self, rows: Sequence[ArchivedRow]) -> int:
+        if not rows:
+            return 0
+        with self._session.transaction() as cursor, postgres_restore.unreadable_rows():
+            cursor.execute(postgres_restore.COLUMNS, {"line": min((row.line for row in rows), key=len)})
+            columns = [name for (name,) in cursor.fetchall()]
+            cursor.execute(postgres_restore.restore(columns), {"lines": [row.line for row in rows]})
+            return int(cursor.rowcount)
 
 
 class _CameToLifeError(Exception):

@@ -171,12 +171,6 @@ DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place RETURNING {returning
 SELECT r.id FROM dag_run r WHERE r.id = ANY(%(ids)s::int[]) AND NOT ({_FINISHED[self._few].format(run="r")})"""
 
 
-#: A deleted row as a line of an archive: every column, by name.
-ARCHIVE_LINE = "json_build_object('kind', 'row', 'sql_null', x.value IS NULL, 'row', row_to_json(x))"
-#: Prints JSON as it is, line by line: these two characters never stand in it, so that nothing is quoted.
-COPY_AS_LINES = r"COPY ({}) TO STDOUT (FORMAT csv, QUOTE e'\x01', DELIMITER e'\x02')"
-
-
 def counted(delete: str) -> str:
     """A delete that returns sizes, as one row: how many rows, how many bytes."""
     before, _, rest = delete.partition("DELETE FROM xcom")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
-import re
 import shutil
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import count
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, UnreadableManifest
+from include.xcom_maintenance.core.errors import ConfigurationError, UnreadableManifest
 from include.xcom_maintenance.reports.markdown import render
+from include.xcom_maintenance.reports.paths import make_folder, path_errors, stem_of
 from include.xcom_maintenance.reports.report import Report
 
 if TYPE_CHECKING:
@@ -22,10 +21,8 @@ if TYPE_CHECKING:
 
 _MANIFEST = ".manifest.jsonl.gz"
 _PENDING = ".pending"
-_LONGEST_STEM = 200
 #: Of gzip: the quickest, which is five times as quick as its default, and for such lines almost as small.
 _LEVEL = 1
-_BUCKETS = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "adl", "az", "wasb", "wasbs", "oss"})
 
 
 class ReportPlace:
@@ -36,10 +33,7 @@ class ReportPlace:
 
     def __init__(self, root: ObjectStoragePath, dag_id: str, run_id: str) -> None:
         self._folder = root / dag_id
-        # Airflow's default pattern for run ids allows no slash, but the pattern is a setting.
-        self._stem = re.sub(r"[/\\]|^\.+", "_", run_id)
-        if len(self._stem.encode()) > _LONGEST_STEM:  # file systems end at 255 bytes, suffixes included
-            self._stem = f"{self._stem[:60]}~{hashlib.sha256(run_id.encode()).hexdigest()}"
+        self._stem = stem_of(run_id)
 
     def file(self, suffix: str) -> ObjectStoragePath:
         """The run's file with this suffix, such as ``.json``."""
@@ -186,27 +180,10 @@ class ReportPlace:
         return [name for name in manifests if name in names]
 
     def _make_folder(self) -> None:
-        # Buckets have no folders, and fsspec would create a bucket that is missing for a typing error.
-        if self._folder.protocol not in _BUCKETS:
-            self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
 
-    @contextmanager
-    def _errors(self, verb: str) -> Iterator[None]:
-        try:
-            yield
-        except MaintenanceError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            # Every file system that fsspec knows raises its own errors; what they say may hold credentials.
-            remedy = "Set it to a place that exists and that the workers may write, such as "
-            remedy += "file:///opt/airflow/reports or s3://conn_id@bucket/reports"
-            if isinstance(error, ImportError):
-                remedy = f"Install the package that knows {self._folder.protocol}://, or set it to another place"
-            raise ConfigurationError(
-                f"The report path {self._folder.parent} cannot be {verb}: {type(error).__name__}",
-                setting="report_path",
-                remedy=remedy,
-            ) from None
+    def _errors(self, verb: str) -> AbstractContextManager[None]:
+        return path_errors(self._folder.parent, verb, setting="report_path")
 
 
 def _pending_name(manifest: str) -> str:

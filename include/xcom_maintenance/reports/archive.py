@@ -1,0 +1,286 @@
+"""The archive of deleted rows: ``<archive path>/<dag_id>/<run_id>/*.jsonl.gz``, on any path ObjectStoragePath takes.
+
+A file holds what one transaction deleted: a header, a line for each row just as the database wrote it, and an end that
+counts them. It has its name only when it is whole and durable, and no file ever takes the place of another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import chain, count
+from typing import TYPE_CHECKING, Any, Protocol
+
+from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
+from include.xcom_maintenance.reports.archive_file import FORMAT, SUFFIX, ArchiveFile
+from include.xcom_maintenance.reports.paths import make_folder, path_errors, stem_of, storage_path
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+#: Bytes compressed at once, each block a gzip member of its own.
+_BLOCK = 1024 * 1024
+#: zlib lets go of the interpreter while it compresses, so a second core is of use, and the database never waits.
+_COMPRESSORS = 2
+_AS_GZIP = 31
+#: How many folders an error lists.
+_SHOWN = 20
+
+
+class Archives:
+    """All archives below one path.
+
+    :param root: the archive path; None if none is configured, in which case only addresses can be read.
+    """
+
+    def __init__(self, root: ObjectStoragePath | None) -> None:
+        self.root = root
+
+    # -- writing --------------------------------------------------
+
+    @contextmanager
+    def write(self, name: str, *, database: str, dag_id: str, run_id: str) -> Iterator[ArchiveSink]:
+        """Write one file; it is whole and durable when the context is left, and not there at all after an exception.
+
+        :param name: of the file, without its suffix; where a file has it already, ``-2`` and so on is appended.
+        :param database: which database the rows come from (``DatabaseIdentity.owner``).
+        :raises ConfigurationError: if there is no archive path, or it cannot be written.
+        :raises StoreUnavailable: if another attempt wrote a file of the same name meanwhile.
+        """
+        if self.root is None:
+            raise ConfigurationError("There is no archive path", setting="archive_path", remedy="Set it")
+        setting = "archive_path"
+        with path_errors(self.root, "written", setting=setting):
+            local = self.root.protocol in {"file", "local"}
+            folder = self.root / dag_id / stem_of(run_id)
+            output: _Output = _LocalOutput(folder, name) if local else _ObjectOutput(folder, name)
+        compressors = ThreadPoolExecutor(_COMPRESSORS, thread_name_prefix="archive")
+        try:
+            sink = ArchiveSink(output, self.root, compressors)
+            sink.add_header(database, dag_id, run_id)
+            yield sink
+            sink.finish()
+            with path_errors(self.root, "written", setting=setting):
+                sink.path = output.commit()
+        except BaseException:
+            compressors.shutdown(cancel_futures=True)
+            with suppress(Exception):  # what stopped us is the error to report
+                output.discard()
+            raise
+        compressors.shutdown()
+
+    # -- reading --------------------------------------------------
+
+    def find(self, text: str | None) -> list[ArchiveFile]:
+        """The files of a folder, or one file.
+
+        :param text: an address (``scheme://...``), or a path below the archive path.
+        :raises ConfigurationError: if there is none; it says what there is.
+        """
+        if not text:
+            raise self._nothing("It is not said which archive to restore")
+        path = storage_path(text, setting="archive") if "://" in text else self._below_root(text)
+        with path_errors(path, "read", setting="archive"):
+            fs: Any = path.fs
+            fs.invalidate_cache()
+            if fs.isfile(path.path):
+                return [ArchiveFile(fs, path.path, path.name)]
+            folder = path.path.rstrip("/") + "/"
+            names = sorted(found.removeprefix(folder) for found in fs.find(path.path))
+        archives = [name for name in names if name.endswith(SUFFIX)]
+        if not archives:
+            raise self._nothing(f"There is no archive at {path}")
+        return [ArchiveFile(fs, folder + name, name) for name in archives]
+
+    def _below_root(self, text: str) -> ObjectStoragePath:
+        if self.root is None:
+            raise ConfigurationError(
+                f"The archive {text!r} is taken below archive_path, which is not set",
+                setting="archive_path",
+                remedy="Set archive_path, or give the whole address, such as s3://conn_id@bucket/archive/xcom_cleanup",
+            )
+        parts = text.rstrip("/").split("/")
+        if {"", ".", ".."} & set(parts):
+            raise self._nothing(f"The archive {text!r} is neither an address nor a path below {self.root}")
+        return self.root.joinpath(*parts)
+
+    def _nothing(self, problem: str) -> ConfigurationError:
+        remedy = "Give the address of a folder or a file, such as s3://conn_id@bucket/archive/xcom_cleanup"
+        if self.root is not None:
+            with path_errors(self.root, "read", setting="archive_path"):
+                there = list(_folders(self.root))
+            shown = ", ".join(there[-_SHOWN:]) + (f" and {len(there) - _SHOWN:,} more" * (len(there) > _SHOWN))
+            remedy = f"Below {self.root} there is {shown or 'nothing'}"
+        return ConfigurationError(problem, setting="archive", remedy=remedy)
+
+
+def _folders(root: ObjectStoragePath) -> Iterator[str]:
+    """``<dag_id>/<run_id>`` for every run that left an archive."""
+    fs: Any = root.fs
+    fs.invalidate_cache()
+    with suppress(FileNotFoundError):
+        for dag in sorted(_folders_in(fs, root.path)):
+            for run in sorted(_folders_in(fs, dag)):
+                yield "/".join(run.rstrip("/").split("/")[-2:])
+
+
+def _folders_in(fs: Any, path: str) -> list[str]:
+    return [found["name"] for found in fs.ls(path, detail=True) if found["type"] == "directory"]
+
+
+class ArchiveSink:
+    """Takes what ``COPY ... TO STDOUT`` delivers: lines, whole or in pieces."""
+
+    def __init__(self, output: _Output, root: ObjectStoragePath, compressors: ThreadPoolExecutor) -> None:
+        self._output = output
+        self._root = root
+        self._compressors = compressors
+        self._pending: deque[Future[bytes]] = deque()
+        self._buffer = bytearray()
+        self._lines = 0
+        #: The file's address; None until the context was left.
+        self.path: str | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows so far."""
+        return self._lines + self._buffer.count(b"\n") - 1  # without the header
+
+    def write(self, data: bytes | memoryview | str) -> int:
+        """Append a piece of any length."""
+        self._buffer += data.encode() if isinstance(data, str) else data
+        if len(self._buffer) >= _BLOCK:
+            self._compress()
+        return len(data)
+
+    def add_header(self, database: str, dag_id: str, run_id: str) -> None:
+        now = datetime.now(UTC).isoformat()
+        origin = {"database": database, "dag_id": dag_id, "run_id": run_id, "archived_at": now}
+        self._add({"kind": "header", "format": FORMAT, **origin})
+
+    def finish(self) -> None:
+        """Write the end, and all that is still pending."""
+        self._add({"kind": "end", "rows": self.rows})
+        self._compress()
+        self._drain(0)
+
+    def _add(self, line: dict[str, Any]) -> None:
+        self.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+    def _compress(self) -> None:
+        block, self._buffer = self._buffer, bytearray()
+        self._lines += block.count(b"\n")
+        self._pending.append(self._compressors.submit(zlib.compress, block, 1, _AS_GZIP))
+        self._drain(2 * _COMPRESSORS)
+
+    def _drain(self, left: int) -> None:
+        """Write out compressed blocks in their order, until no more than ``left`` are on their way."""
+        while len(self._pending) > left:
+            compressed = self._pending.popleft().result()
+            with path_errors(self._root, "written", setting="archive_path"):
+                self._output.write(compressed)
+
+
+class _Output(Protocol):
+    """A file that comes into being as a whole or not at all."""
+
+    def write(self, data: bytes) -> object: ...
+
+    def commit(self) -> str:
+        """Make it durable under its name; returns its address."""
+
+    def discard(self) -> None: ...
+
+
+def _names(name: str) -> Iterator[str]:
+    return chain([name + SUFFIX], (f"{name}-{number}{SUFFIX}" for number in count(2)))
+
+
+class _LocalOutput:
+    """On a file system: written under another name, flushed to the disk, then linked to a name that nobody has."""
+
+    def __init__(self, folder: ObjectStoragePath, name: str) -> None:
+        self._folder, self._name = folder.path, name
+        is_new = not os.path.isdir(self._folder)
+        make_folder(folder)
+        if is_new:
+            for above in (folder.parent, folder.parent.parent):
+                _sync(above.path)
+        self._temporary = os.path.join(self._folder, f".{name}.{uuid.uuid4().hex}.partial")
+        self._file = open(self._temporary, "xb")  # noqa: SIM115 - closed by commit or discard
+        self.write = self._file.write
+
+    def commit(self) -> str:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        for name in _names(self._name):
+            final = os.path.join(self._folder, name)
+            try:
+                os.link(self._temporary, final)
+            except FileExistsError:
+                continue
+            except OSError:  # a file system without links
+                if os.path.exists(final):
+                    continue
+                os.rename(self._temporary, final)
+            break
+        with suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+        _sync(self._folder)
+        return f"file://{final}"
+
+    def discard(self) -> None:
+        self._file.close()
+        with suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+
+
+def _sync(folder: str) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _ObjectOutput:
+    """On an object store: an upload, of which nothing is to be seen until it is completed."""
+
+    def __init__(self, folder: ObjectStoragePath, name: str) -> None:
+        make_folder(folder)
+        self._path = next(path for path in (folder / name for name in _names(name)) if not path.exists())
+        # Not the path's own open(): that hides what it takes to abort an upload.
+        self._file: Any = self._path.fs.open(self._path.path, "wb")
+        self.write = self._file.write
+
+    def commit(self) -> str:
+        if self._buffered and self._path.exists():
+            raise StoreUnavailable(
+                f"Another attempt has written the archive {self._path} meanwhile",
+                setting="archive_path",
+                remedy="Nothing of this batch was changed; the task is retried",
+            )
+        self._file.close()
+        return str(self._path)
+
+    def discard(self) -> None:
+        if self._buffered:
+            self._file.discard()
+            self._file.closed = True  # or it would complete the upload when it is closed for good
+        else:
+            self._file.close()
+            self._path.unlink(missing_ok=True)
+
+    @property
+    def _buffered(self) -> bool:
+        """Whether it is an upload in fsspec's sense (``AbstractBufferedFile``), not a file that is there at once."""
+        return hasattr(self._file, "discard") and hasattr(self._file, "forced")

@@ -82,14 +82,7 @@ def deployment(
     bucket = Bucket(rclone, f"bucket-{uuid.uuid4().hex[:12]}")
     (folder / "user").mkdir()
     (folder / "user" / "pushes.py").write_text(USER_DAG)
-    metadata = {
-        "conn_type": "postgres",
-        "host": postgres.host,
-        "port": postgres.port,
-        "login": postgres.user,
-        "password": postgres.password,
-        "schema": name,
-    }
+    metadata = postgres.role_connection(name)
     env = {
         "AIRFLOW__CORE__XCOM_BACKEND": "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend",
         "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": bucket.base,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 from typing import Any
 
+from include.xcom_maintenance import metrics, notify, stores
 from include.xcom_maintenance import settings as configuration
-from include.xcom_maintenance import stores
 from include.xcom_maintenance.core.errors import ConfigurationError, ImplausiblePlan, MaintenanceError
 from include.xcom_maintenance.jobs.job import Job
+from include.xcom_maintenance.reports.enforcement import WARNING, enforcement_of
 from include.xcom_maintenance.reports.markdown import figure, label
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.reports.report import Report
@@ -39,21 +41,74 @@ def run_apply(step: Callable[[Job], None], planned: Mapping[str, Any], *, may_de
     return _run(step, planned=planned, may_delete=may_delete, needs_blobs=True)
 
 
-def _new_report() -> tuple[Report, Mapping[str, Any]]:
-    from airflow.sdk import get_current_context
+def tell(
+    event: str, message: str, *, context: Mapping[str, Any], summary: Mapping[str, Any] | None = None
+) -> str | None:
+    """Tell the configured notifier, if there is one, what needs a person. Never raises.
 
-    context = get_current_context()
-    dag_run: Any = context["dag_run"]
-    params = {**context["params"], **(dag_run.conf or {})}
-    return Report(dag_id=dag_run.dag_id, run_id=dag_run.run_id), params
+    :param event: one of the events of ``notify``.
+    :param message: one or two sentences, without any value of an XCom.
+    :param context: of the task, or of its callback.
+    :param summary: what a task of the run returned.
+    :returns: a warning for the report if it could not be told.
+    """
+    shown = {**summary, "report": str(summary["report"]).removesuffix(".json") + ".md"} if summary else {}
+    try:
+        news = notify.News(event, *_run_of(context), message, shown)
+        settings = _notifier_settings(_params_of(context))
+    except Exception as error:  # noqa: BLE001 - reading a Variable asks a server
+        why = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
+        log.warning("The notifier could not be told of %s: %s", event, why)
+        return f"The notifier could not be told of {event}: {why}"
+    return notify.send(news, settings=settings, context=context)
+
+
+def tell_failure(context: Mapping[str, Any]) -> None:
+    """Tell the notifier that a task has failed for good, unless it was told already that the guard refused."""
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    error: Any = context.get("exception")
+    if isinstance(error, BaseException) and isinstance(error.__context__, ImplausiblePlan):
+        return
+    task_id = getattr(context.get("ti"), "task_id", "?")
+    if isinstance(error, MaintenanceError | AirflowFailException):
+        why = str(error)
+    elif isinstance(error, BaseException):  # its text could quote a value
+        why = f"{type(error).__name__}; see the task log"
+    else:
+        why = "it was killed or lost; see the logs of its worker and of the scheduler"
+    tell(notify.FAILURE, f"The task {task_id} has failed: {why}", context=context)
+
+
+def _run_of(context: Mapping[str, Any]) -> tuple[str, str]:
+    """The ids of DAG and run; a callback for a worker that was lost may know no more than the task instance."""
+    known: Any = context.get("dag_run") or context.get("ti")
+    return known.dag_id, known.run_id
+
+
+def _params_of(context: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**(context.get("params") or {}), **(getattr(context.get("dag_run"), "conf", None) or {})}
+
+
+def _notifier_settings(params: Mapping[str, Any]) -> configuration.Settings:
+    """Whom to tell; other settings may be wrong, and that may be just what is to be told."""
+    values: dict[str, Any] = {}
+    for read in _sources(params):
+        with suppress(ConfigurationError):
+            found = read().values
+            values = {**{name: found[name] for name in ("notifier", "notifier_kwargs") if name in found}, **values}
+    return configuration.resolve([configuration.Layer("settings", values)]).settings
 
 
 def _run(
     step: Callable[[Job], None], *, planned: Mapping[str, Any] | None, may_delete: bool, needs_blobs: bool
 ) -> dict[str, Any]:
     from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+    from airflow.sdk import get_current_context
 
-    report, params = _new_report()
+    context: Any = get_current_context()
+    params = _params_of(context)
+    report, before = Report(*_run_of(context)), metrics.Before()
     place: ReportPlace | None = None
     try:
         resolved = _resolve(params)
@@ -63,9 +118,11 @@ def _run(
         place = ReportPlace(stores.report_root(settings), report.dag_id, report.run_id)
         if planned is not None:
             report = _planned_report(place, planned)
+            before = metrics.Before.of(report)
         report.mode, report.settings = mode, resolved.described()
         if planned is None:
             place.write(report)  # proves, before any work, that it can be written
+            notify.check(settings)
         with ExitStack() as stack:
             metadata = stack.enter_context(stores.open_metadata(settings))
             with report.phase("check" if planned is None else "check again"):
@@ -88,15 +145,41 @@ def _run(
                 log=log,
             )
             step(job)
+        idle = _look_back(report, place, settings) if may_delete else None
         place.write(report)
     except AirflowSkipException:
         raise
     except Exception as error:
-        _record(report, error, place, params)
+        place = _record(report, error, place, params)
+        metrics.emit(report, before)
+        if isinstance(error, ImplausiblePlan):
+            _tell(notify.PLAN_REFUSED, str(error), report, place, context)
         if isinstance(error, ConfigurationError | ImplausiblePlan):
             raise AirflowFailException(str(error)) from None
         raise
+    metrics.emit(report, before)
+    if idle is not None:
+        _tell(notify.NOT_ENFORCED, idle, report, place, context)
     return _summary(report, place)
+
+
+def _look_back(report: Report, place: ReportPlace, settings: configuration.Settings) -> str | None:
+    """Remember a run that enforced; at the end of a plan, warn if it has been long since there was one."""
+    now = datetime.now(UTC)
+    report.warnings = [warning for warning in report.warnings if not warning.startswith(WARNING)]
+    known = enforcement_of(place, now=now, enforced=report.status == "enforced")
+    warning = known.warning(now=now, limit_days=settings.warn_not_enforced_days, mode=report.mode)
+    report.warnings += [warning] if warning else []
+    return warning
+
+
+def _tell(event: str, message: str, report: Report, place: ReportPlace | None, context: Mapping[str, Any]) -> None:
+    """As ``tell``; that it could not be told goes into the report, which was written before."""
+    warning = tell(event, message, context=context, summary=_figures(report, place) if place else None)
+    if warning and place is not None:
+        report.warnings.append(warning)
+        with suppress(MaintenanceError):
+            place.write(report)
 
 
 def _planned_report(place: ReportPlace, planned: Mapping[str, Any]) -> Report:
@@ -131,8 +214,10 @@ def _sources(params: Mapping[str, Any]) -> list[Callable[[], configuration.Layer
     ]
 
 
-def _record(report: Report, error: Exception, place: ReportPlace | None, params: Mapping[str, Any]) -> None:
-    """Put what stopped the run into the report, and the report wherever it can still be written."""
+def _record(
+    report: Report, error: Exception, place: ReportPlace | None, params: Mapping[str, Any]
+) -> ReportPlace | None:
+    """Put what stopped the run into the report, and the report wherever it can still be written; returns where."""
     known = isinstance(error, MaintenanceError)
     report.error = {
         "type": type(error).__name__,
@@ -144,9 +229,12 @@ def _record(report: Report, error: Exception, place: ReportPlace | None, params:
     report.finish("refused" if isinstance(error, ImplausiblePlan) else "failed")
     log.error("%s", report.error["message"])
     try:
-        (place or _fallback_place(report, params)).write(report)
+        place = place or _fallback_place(report, params)
+        place.write(report)
     except MaintenanceError as second:
         log.error("The report could not be written either: %s", second)
+        return None
+    return place
 
 
 def _fallback_place(report: Report, params: Mapping[str, Any]) -> ReportPlace:
@@ -164,6 +252,10 @@ def _summary(report: Report, place: ReportPlace) -> dict[str, Any]:
     for name, value in report.headline.items():
         log.info("  %s: %s", label(name), figure(name, value))
     log.info("Report: %s", place.file(".md"))
+    return _figures(report, place)
+
+
+def _figures(report: Report, place: ReportPlace) -> dict[str, Any]:
     return {
         "status": report.status,
         "mode": report.mode,

@@ -48,6 +48,7 @@ from include.xcom_maintenance import callbacks, trigger_form
         "retry_delay": timedelta(minutes=1),
         "on_failure_callback": callbacks.on_failure,
     },
+    on_failure_callback=callbacks.on_run_failure,
     tags=["xcom", "maintenance"],
     params=trigger_form.reconciliation(),
     doc_md=__doc__,

@@ -68,6 +68,7 @@ def tell_failure(context: Mapping[str, Any]) -> None:
     from airflow.providers.common.compat.sdk import AirflowFailException
 
     error: Any = context.get("exception")
+    _remember_told(context)
     if isinstance(error, BaseException) and isinstance(error.__context__, ImplausiblePlan):
         return
     task_id = getattr(context.get("ti"), "task_id", "?")
@@ -78,6 +79,26 @@ def tell_failure(context: Mapping[str, Any]) -> None:
     else:
         why = "it was killed or lost; see the logs of its worker and of the scheduler"
     tell(notify.FAILURE, f"The task {task_id} has failed: {why}", context=context)
+
+
+def tell_run_failure(context: Mapping[str, Any]) -> None:
+    """Tell the notifier that a run has failed, unless one of its tasks lived long enough to tell."""
+    with suppress(Exception):  # what cannot be read has told nobody
+        if _told_of(context).exists():
+            return
+    message = "The run has failed and no task could say why: one was killed or lost; see the logs of tasks and workers"
+    tell(notify.FAILURE, message, context=context)
+
+
+def _remember_told(context: Mapping[str, Any]) -> None:
+    with suppress(Exception):  # then it is told twice, which is better than not at all
+        if _notifier_settings(_params_of(context)).notifier is not None:
+            _told_of(context).write_text("The failure of this run has been told.\n", encoding="utf-8")
+
+
+def _told_of(context: Mapping[str, Any]) -> Any:
+    """The file that says that a task of this run has told of its failure."""
+    return _fallback_place(Report(*_run_of(context)), _params_of(context)).file(".told")
 
 
 def _run_of(context: Mapping[str, Any]) -> tuple[str, str]:
@@ -123,6 +144,8 @@ def _run(
         if planned is None:
             place.write(report)  # proves, before any work, that it can be written
             notify.check(settings)
+            if settings.notifier is not None:
+                place.file(".told").unlink(missing_ok=True)  # by a run that was cleared and runs again
         with ExitStack() as stack:
             metadata = stack.enter_context(stores.open_metadata(settings))
             with report.phase("check" if planned is None else "check again"):

@@ -45,7 +45,8 @@ def test_no_dag_lacks_tags_retries_documentation_or_a_guard_against_itself(bag: 
     assert dag.default_args["retries"] >= 2
     assert all(task.retries >= 2 for task in dag.tasks)
     assert all(task.owner != "airflow" for task in dag.tasks)
-    assert all(task.on_failure_callback for task in dag.tasks)
+    assert dag.has_on_failure_callback
+    assert all(task.has_on_failure_callback for task in dag.tasks)
     assert dag.doc_md
     assert dag.max_active_runs == 1
     assert not dag.catchup

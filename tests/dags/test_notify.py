@@ -116,6 +116,33 @@ def test_a_worker_that_was_killed_is_told_though_nothing_is_known_but_the_task(t
     assert "The task plan has failed: it was killed or lost" in told.lines()[0]["message"]
 
 
+def run_failed(bundle: Bundle) -> None:
+    """What the DAG processor does when a run has failed."""
+    from include.xcom_maintenance import callbacks
+
+    run = SimpleNamespace(dag_id=CLEANUP, run_id="r", conf={})
+    with bundle.configured():
+        callbacks.on_run_failure({"dag_run": run, "reason": "task_failure", "params": {}})
+
+
+def test_a_run_of_which_no_task_could_tell_is_told_by_the_run(told: Told, rows: None) -> None:
+    told.bundle.task(CLEANUP, "plan", run_id="r", mode="enforce")
+    run_failed(told.bundle)
+    [line] = told.lines()
+    assert (line["event"], line["run_id"]) == ("failure", "r")
+    assert "killed or lost" in line["message"]
+
+
+def test_what_a_task_has_told_is_not_told_by_its_run_too(told: Told, rows: None) -> None:
+    told.bundle.run(CLEANUP, run_id="r").succeeded()
+    failed(told.bundle, ValueError())
+    run_failed(told.bundle)
+    assert told.events() == ["failure"]
+    told.bundle.run(CLEANUP, run_id="r").succeeded()  # cleared, and then killed
+    run_failed(told.bundle)
+    assert told.events() == ["failure", "failure"]
+
+
 def test_the_text_of_an_unknown_error_is_not_told(told: Told) -> None:
     failed(told.bundle, ValueError("a value: open-sesame"))
     assert told.lines()[0]["message"] == "The task plan has failed: ValueError; see the task log"

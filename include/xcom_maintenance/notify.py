@@ -76,7 +76,7 @@ def send(news: News, *, settings: Settings, context: Mapping[str, Any]) -> str |
 
 
 def _make(path: str, arguments: Mapping[str, Any]) -> Any:
-    from airflow.providers.common.compat.sdk import BaseNotifier
+    from airflow.sdk import BaseNotifier
 
     remedy = "Name a class by its full path, such as airflow.providers.smtp.notifications.smtp.SmtpNotifier"
     module, _, name = path.rpartition(".")

@@ -68,8 +68,9 @@ def tell_failure(context: Mapping[str, Any]) -> None:
     from airflow.providers.common.compat.sdk import AirflowFailException
 
     error: Any = context.get("exception")
-    _remember_told(context)
+    # That `_run` raised it "from None" hides its cause from the log, not from us.
     if isinstance(error, BaseException) and isinstance(error.__context__, ImplausiblePlan):
+        _remember_told(context)
         return
     task_id = getattr(context.get("ti"), "task_id", "?")
     if isinstance(error, MaintenanceError | AirflowFailException):
@@ -78,7 +79,8 @@ def tell_failure(context: Mapping[str, Any]) -> None:
         why = f"{type(error).__name__}; see the task log"
     else:
         why = "it was killed or lost; see the logs of its worker and of the scheduler"
-    tell(notify.FAILURE, f"The task {task_id} has failed: {why}", context=context)
+    if tell(notify.FAILURE, f"The task {task_id} has failed: {why}", context=context) is None:
+        _remember_told(context)
 
 
 def tell_run_failure(context: Mapping[str, Any]) -> None:

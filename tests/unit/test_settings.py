@@ -101,3 +101,16 @@ def test_the_shipped_file_sets_nothing_and_shows_every_setting_with_its_default(
     assert {k: v for k, v in shown.items() if k != "retention"} == {
         k: v for k, v in defaults.items() if k != "retention"
     }
+
+
+def test_what_a_notifier_is_made_with_is_not_described_but_by_name() -> None:
+    layer = Layer("", {"notifier": "a.b.Notifier", "notifier_kwargs": {"webhook": "https://open-sesame", "text": "t"}})
+    described = resolve([layer]).described()
+    assert described["notifier_kwargs"]["value"] == ["text", "webhook"]
+    assert "sesame" not in str(described)
+
+
+@pytest.mark.parametrize("name", ["notifier", "notifier_kwargs"])
+def test_the_form_cannot_choose_who_is_told(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} cannot be set for one run"):
+        settings.form_layer({name: "x"})

@@ -87,6 +87,7 @@ def tell_run_failure(context: Mapping[str, Any]) -> None:
     """Tell the notifier that a run has failed, unless one of its tasks lived long enough to tell."""
     with suppress(Exception):  # what cannot be read has told nobody
         if _told_of(context).exists():
+            log.info("A task has told that run %s failed", _run_of(context)[1])
             return
     message = "The run has failed and no task could say why: one was killed or lost; see the logs of tasks and workers"
     tell(notify.FAILURE, message, context=context)

@@ -52,6 +52,7 @@ def running_stack(folder: Path, screen: Screen) -> Iterator[Stack]:
         screen.line(f"Postgres: {postgres.host}:{postgres.port}, database {DATABASE}; creating Airflow's schema")
         postgres.create_database(DATABASE)
         migrate(postgres.url(DATABASE))
+        postgres.grant_role(DATABASE)
         screen.line("Airflow: starting scheduler, DAG processor, API server and triggerer")
         airflow = Airflow(
             folder / "airflow",
@@ -78,20 +79,12 @@ def _preload(config: Path) -> None:
 
 
 def _environment(postgres: PostgresServer, s3: RcloneS3, reports: Path) -> dict[str, str]:
-    metadata_connection = {
-        "conn_type": "postgres",
-        "host": postgres.host,
-        "port": postgres.port,
-        "login": postgres.user,
-        "password": postgres.password,
-        "schema": DATABASE,
-    }
     return {
         "AIRFLOW__CORE__XCOM_BACKEND": "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend",
         "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": f"s3://aws_xcom@{BUCKET}/{PREFIX.rstrip('/')}",
         "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD": str(THRESHOLD),
         "AIRFLOW_CONN_AWS_XCOM": s3.airflow_connection_json(),
-        "AIRFLOW_CONN_AIRFLOW_METADATA_DB": json.dumps(metadata_connection),
+        "AIRFLOW_CONN_AIRFLOW_METADATA_DB": json.dumps(postgres.role_connection(DATABASE)),
         "AIRFLOW_VAR_XCOM_MAINTENANCE": json.dumps({"report_path": f"file://{reports}"} | POLICY),
     }
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from demo.history import IMPORT, SALES, History, Run
 from demo.measure import RowId, Snapshot, take_snapshot
 from demo.screen import Screen
-from demo.stack import BUCKET, PREFIX, Stack
+from demo.stack import BUCKET, DATABASE, PREFIX, Stack
 
 #: Objects that belong to somebody else: beside the base path, and under it but in nobody's layout.
 BYSTANDERS = ("other-team/model.bin", f"{PREFIX}README.txt")
@@ -45,6 +45,7 @@ def _db_clean(stack: Stack, screen: Screen, *, older_than_days: int, archive: bo
     stack.airflow.cli(
         "db", "clean", "--tables", "xcom", "--clean-before-timestamp", limit.isoformat(), "--yes", *options
     )
+    stack.postgres.grant_role(DATABASE)  # the archive table is new to the role of the maintenance DAGs
     deleted = before - len(take_snapshot(stack).rows)
     command = " ".join(["airflow db clean --tables xcom", *options])
     screen.line(f"Ran {command} for what is older than {older_than_days} days: {deleted} rows deleted")

@@ -31,6 +31,10 @@ from local_stack.processes import (
     private_folder,
 )
 
+#: The role for the metadata connection, and the file that makes it.
+ROLE = "xcom_maintenance"
+ROLE_FILE = Path(__file__).resolve().parents[1] / "include" / "xcom_maintenance" / "metadata" / "role.sql"
+
 # "nobody" on every Linux distribution. Postgres refuses to run as root.
 _UNPRIVILEGED_UID = 65534
 
@@ -92,6 +96,32 @@ class PostgresServer:
     def drop_database(self, name: str) -> None:
         """Drop a database if it is there, and cut the connections to it."""
         self._administer("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+
+    def grant_role(self, database: str, *optional: str) -> None:
+        """Give ``ROLE`` the rights of ``role.sql`` in a database, and the server's own password.
+
+        :param optional: the beginnings of lines that are commented out in the file and are wanted, such as
+            ``GRANT INSERT``.
+        """
+        text = ROLE_FILE.read_text(encoding="utf-8")
+        for beginning in optional:
+            assert f"\n-- {beginning}" in text, beginning
+            text = text.replace(f"\n-- {beginning}", f"\n{beginning}")
+        password = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(ROLE), sql.Literal(self.password))
+        with self.connect(database) as connection:
+            connection.execute(text.encode())
+            connection.execute(password)
+
+    def role_connection(self, database: str) -> dict[str, Any]:
+        """The Connection with which the tasks of the bundle reach a database, as Airflow writes it in JSON."""
+        return {
+            "conn_type": "postgres",
+            "host": self.host,
+            "port": self.port,
+            "login": ROLE,
+            "password": self.password,
+            "schema": database,
+        }
 
     def restart(self) -> None:
         """Stop and start on the same port with the same data; open connections are cut."""

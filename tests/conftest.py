@@ -36,6 +36,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
     with PostgresServer(tmp_path_factory.mktemp("postgres"), durable=False) as server:
         server.create_database(TEMPLATE)
         migrate(server.url(TEMPLATE))
+        server.grant_role(TEMPLATE, "GRANT INSERT")
         yield server
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
 from include.xcom_maintenance.reports.report import Approval
 
-#: Written into the field of the same name, so that a task that was not asked says so.
-_NOT_NEEDED = "The plan is within its limits, or its mode is report: nobody is asked."
+log = logging.getLogger("xcom_maintenance")
 
 
 class ApproveLargePlan(ApprovalOperator):  # type: ignore[misc]
@@ -26,21 +27,54 @@ class ApproveLargePlan(ApprovalOperator):  # type: ignore[misc]
         super().__init__(subject="Carry out the plan?", defaults=[self.REJECT], **kwargs)
 
     def execute(self, context: Any) -> Any:
-        from include.xcom_maintenance import tasks
-
         if self.planned["approval"] != Approval.NEEDED:
-            self.log.info(_NOT_NEEDED)
+            log.info("The plan is within its limits, or its mode is report: nobody is asked.")
             return None
-        self.subject, self.body, self.response_timeout = tasks.ask(self.planned)
+        self.subject, self.body, self.response_timeout = ask(context, self.planned)
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> Any:
-        from include.xcom_maintenance import tasks
-
         given = not event.get("error") and event.get("chosen_options") == [self.APPROVE]
         timed_out = event.get("timedout") or event.get("error_type") == "timeout"
-        approval = Approval.TIMED_OUT if timed_out else Approval.REJECTED
         user = event.get("responded_by_user")
-        name = (user.get("name") if isinstance(user, Mapping) else getattr(user, "name", None)) if user else None
-        tasks.answered(self.planned, Approval.GIVEN if given else approval, name)
+        name = user.get("name") if isinstance(user, Mapping) else getattr(user, "name", None)
+        rejected = Approval.TIMED_OUT if timed_out else Approval.REJECTED
+        answered(context, self.planned, Approval.GIVEN if given else rejected, name)
         return super().execute_complete(context, dict(event))
+
+
+def ask(context: Any, planned: Mapping[str, Any]) -> tuple[str, str, timedelta]:
+    """Put into the report that an answer is waited for, and tell the notifier.
+
+    :param planned: the summary of the task that planned.
+    :returns: subject and text of the question (Markdown), and how long to wait.
+    """
+    from include.xcom_maintenance import notify
+    from include.xcom_maintenance.core.sizes import human_bytes
+    from include.xcom_maintenance.news import tell
+    from include.xcom_maintenance.reports.markdown import render
+    from include.xcom_maintenance.run_context import planned_by
+
+    settings, place, report = planned_by(context, planned)
+    report.status = "waiting"
+    subject = f"Delete {planned['rows_to_delete']:,} XCom rows ({human_bytes(planned['bytes_to_delete'])})?"
+    warning = tell(
+        notify.WAITING_APPROVAL,
+        f"{subject} {report.objections[0]['problem']}. No answer in {settings.approval_timeout_hours:g} h means no.",
+        context=context,
+        summary=planned,
+    )
+    report.warnings += [warning] if warning else []
+    place.write(report)
+    return subject, render(report, short=True), timedelta(hours=settings.approval_timeout_hours)
+
+
+def answered(context: Any, planned: Mapping[str, Any], approval: Approval, who: str | None) -> None:
+    """Put the answer into the report."""
+    from include.xcom_maintenance.run_context import planned_by
+
+    _, place, report = planned_by(context, planned)
+    report.approval = f"{approval} by {who}" if who else str(approval)
+    report.finish("planned" if approval is Approval.GIVEN else "rejected")
+    log.info("The plan was %s", report.approval)
+    place.write(report)

@@ -85,10 +85,24 @@ def _place(value: str) -> str:
     return value
 
 
+def _class_path(value: str) -> str:
+    parts = value.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise ValueError("must be the full path of a class, such as package.module.Notifier")
+    return value
+
+
 _ConnectionId = Annotated[str, AfterValidator(_connection_id)]
 _Place = Annotated[str, AfterValidator(_place)]
 #: Settings whose wrong value is not shown, since it may be a secret in the wrong place.
-_NOT_SHOWN = frozenset({"metadata_conn_id", "blob_conn_id", "blob_base_path", "report_path", "archive_path", "archive"})
+_NOT_SHOWN = frozenset(
+    {
+        *("metadata_conn_id", "blob_conn_id", "blob_base_path", "report_path", "archive_path", "archive"),
+        *("notifier", "notifier_kwargs"),
+    }
+)
+#: Not from the trigger form: whoever may start a run could have a worker import and send what they like.
+_NOT_FOR_ONE_RUN = ("notifier", "notifier_kwargs")
 
 
 class RetentionRule(BaseModel):
@@ -193,6 +207,13 @@ class Settings(BaseModel):
     #: How many lines the longest tables of a report have.
     top_entries: Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=1_000)] = 20
 
+    #: The class of a provider's notifier, which is told what needs a person; None: nobody is told.
+    notifier: Annotated[str, AfterValidator(_class_path)] | None = None
+    #: What the notifier is made with; never shown, since it may hold the address of a webhook.
+    notifier_kwargs: dict[str, Any] = Field(default_factory=dict)
+    #: A cleanup that has not enforced for this long says so; None: never.
+    warn_not_enforced_days: _Days | None = 30
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if self.max_runs is not None and self.min_runs > self.max_runs:
@@ -280,6 +301,7 @@ class Resolved:
         """For the report: setting -> value and source."""
         values = self.settings.model_dump(mode="json")
         values["retention"] = [_described(rule) for rule in self.settings.rules()]
+        values["notifier_kwargs"] = sorted(values["notifier_kwargs"])
         return {name: {"value": value, "source": self.sources.get(name, "default")} for name, value in values.items()}
 
 
@@ -292,7 +314,17 @@ def _described(rule: Rule) -> dict[str, Any]:
 
 
 def form_layer(params: Mapping[str, Any]) -> Layer:
-    """What the trigger form sets; a field left empty means "as configured"."""
+    """What the trigger form sets; a field left empty means "as configured".
+
+    :raises ConfigurationError: if it sets what cannot be set for one run.
+    """
+    for name in _NOT_FOR_ONE_RUN:
+        if params.get(name):
+            raise ConfigurationError(
+                f"{name} cannot be set for one run",
+                setting=name,
+                remedy=f"Set it in the Variable {VARIABLE} or in include/{FILE.name}",
+            )
     return Layer(_FORM, {k: v for k, v in params.items() if v is not None and v != ""})
 
 
@@ -390,6 +422,7 @@ def resolve(layers: Sequence[Layer], kind: type[Settings] = Settings) -> Resolve
 #: What to say instead of pydantic's words for Python's types.
 _MESSAGES = {
     "tuple_type": "must be a list",
+    "dict_type": "must be an object",
     "model_type": "must be a rule, which is an object of settings by name",
     "string_type": "must be a text",
     "float_type": "must be a number",

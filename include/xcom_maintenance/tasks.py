@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from include.xcom_maintenance import metrics, notify, stores
 from include.xcom_maintenance import settings as configuration
-from include.xcom_maintenance import stores
 from include.xcom_maintenance.core.errors import ConfigurationError, ImplausiblePlan, MaintenanceError
-from include.xcom_maintenance.core.sizes import human_bytes
 from include.xcom_maintenance.jobs.job import Job
+from include.xcom_maintenance.news import tell
 from include.xcom_maintenance.reports.archive import Archives
-from include.xcom_maintenance.reports.markdown import figure, label, render
+from include.xcom_maintenance.reports.enforcement import WARNING, enforcement_of
+from include.xcom_maintenance.reports.markdown import figure, label
 from include.xcom_maintenance.reports.place import ReportPlace
-from include.xcom_maintenance.reports.report import Approval, Report
+from include.xcom_maintenance.reports.report import Report
+from include.xcom_maintenance.run_context import fallback_place, params_of, planned_by, planned_report, resolve, run_of
 from include.xcom_maintenance.settings import Settings
 
 log = logging.getLogger("xcom_maintenance")
@@ -85,48 +87,12 @@ def run_finish(step: Callable[[Job], None], planned: Mapping[str, Any] | None, *
     if planned is None:
         raise AirflowFailException("There is no plan to finish: see the log of the task plan.")
     if not begun and planned["mode"] == "enforce":
-        _, _, report = _at_the_desk(planned)
+        from airflow.sdk import get_current_context
+
+        _, _, report = planned_by(get_current_context(), planned)
         if report.error is not None:  # in the report already
             raise AirflowFailException(report.error["message"])
     return run_apply(step, planned)
-
-
-def ask(planned: Mapping[str, Any]) -> tuple[str, str, timedelta]:
-    """Subject and text of the question whether a plan above a limit is carried out, and how long to wait.
-
-    :param planned: the summary of the first step.
-    """
-    settings, place, report = _at_the_desk(planned)
-    report.status = "waiting"
-    place.write(report)
-    subject = f"Delete {planned['rows_to_delete']:,} XCom rows ({human_bytes(planned['bytes_to_delete'])})?"
-    return subject, render(report, short=True), timedelta(hours=settings.approval_timeout_hours)
-
-
-def answered(planned: Mapping[str, Any], approval: Approval, who: str | None) -> None:
-    """Put the answer into the report."""
-    _, place, report = _at_the_desk(planned)
-    report.approval = f"{approval} by {who}" if who else approval
-    report.finish("planned" if approval is Approval.GIVEN else "rejected")
-    log.info("The plan was %s", report.approval)
-    place.write(report)
-
-
-def _at_the_desk(planned: Mapping[str, Any]) -> tuple[configuration.Settings, ReportPlace, Report]:
-    """The settings, and the report that the first step of this run wrote."""
-    new, params = _new_report()
-    settings = _resolve(params).settings
-    place = ReportPlace(stores.report_root(settings), new.dag_id, new.run_id)
-    return settings, place, _planned_report(place, planned)
-
-
-def _new_report() -> tuple[Report, Mapping[str, Any]]:
-    from airflow.sdk import get_current_context
-
-    context = get_current_context()
-    dag_run: Any = context["dag_run"]
-    params = {**context["params"], **(dag_run.conf or {})}
-    return Report(dag_id=dag_run.dag_id, run_id=dag_run.run_id), params
 
 
 def _run(
@@ -141,95 +107,110 @@ def _run(
 ) -> dict[str, Any]:
     """Run a step; one that does not end the run leaves the report alone unless it fails."""
     from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+    from airflow.sdk import get_current_context
 
-    report, params = _new_report()
+    context: Any = get_current_context()
+    report, before, idle = Report(*run_of(context)), metrics.Before(), None
     place: ReportPlace | None = None
     try:
-        resolved = _resolve(params, kind)
+        resolved = resolve(params_of(context), kind)
         settings, mode = resolved.settings, resolved.settings.mode_of(report.dag_id)
         if planned is not None and "report" in (mode, planned["mode"]):
             raise AirflowSkipException("The mode is report, so nothing is changed.")
         place = ReportPlace(stores.report_root(settings), report.dag_id, report.run_id)
-        archives = Archives(stores.archive_root(settings))
         if planned is not None:
-            report = _planned_report(place, planned)
-            report.error = None  # of an attempt before this one
+            report = planned_report(place, planned)
             if report.status == "rejected":
                 raise AirflowSkipException(f"The plan was {report.approval}, so nothing is changed.")
+            report.error = None  # of an attempt before this one
+            before = metrics.Before.of(report)
         report.mode, report.settings = mode, resolved.described()
         if planned is None:
-            place.write(report)  # proves, before any work, that it can be written
-        with ExitStack() as stack:
-            metadata = stack.enter_context(stores.open_metadata(settings))
-            with report.phase("check" if planned is None else "check again"):
-                configured = stores.open_blobs(resolved) if needs_blobs else None
-                identity = metadata.check(
-                    may_delete=may_delete and mode == "enforce",
-                    may_insert=may_insert and mode == "enforce",
-                    reads_references=configured is not None,
-                )
-                if configured is not None:
-                    configured.store.check()
-                    if planned is None:
-                        report.warnings += stores.doubts(resolved, configured)
-            job = Job(
-                settings=settings,
-                metadata=metadata,
-                identity=identity,
-                blobs=configured.store if configured else None,
-                ignored_prefixes=configured.ignored_prefixes if configured else (),
-                report=report,
-                place=place,
-                archives=archives,
-                log=log,
-            )
+            _begin(report, place, settings)
+        rights = {"may_delete": may_delete and mode == "enforce", "may_insert": may_insert and mode == "enforce"}
+        with _a_job(resolved, report, place, is_first=planned is None, needs_blobs=needs_blobs, rights=rights) as job:
             step(job)
         if not ends:
             return {}
+        idle = _look_back(report, place, settings) if may_delete else None
         place.write(report)
     except AirflowSkipException:
         raise
     except Exception as error:
-        _record(report, error, place, params)
+        place = _record(report, error, place, context)
+        metrics.emit(report, before)
+        if isinstance(error, ImplausiblePlan):
+            _tell(notify.PLAN_REFUSED, str(error), report, place, context)
         if isinstance(error, ConfigurationError | ImplausiblePlan):
             raise AirflowFailException(str(error)) from None
         raise
+    metrics.emit(report, before)
+    if idle is not None:
+        _tell(notify.NOT_ENFORCED, idle, report, place, context)
     return _summary(report, place)
 
 
-def _planned_report(place: ReportPlace, planned: Mapping[str, Any]) -> Report:
-    """The report that the first step of this run wrote.
+def _begin(report: Report, place: ReportPlace, settings: Settings) -> None:
+    """Prove, before any work, that the report can be written and that somebody can be told."""
+    place.write(report)
+    notify.check(settings)
+    if settings.notifier is not None:
+        place.file(".told").unlink(missing_ok=True)  # by a run that was cleared and runs again
 
-    :raises ConfigurationError: if it is another's: of a second Airflow with the same report path and run ids.
-    """
-    report = place.read()
-    if report is None or report.plan_id != planned["plan_id"]:
-        raise ConfigurationError(
-            "The plan of this run is not where it was written, or has been overwritten by another Airflow",
-            setting="report_path",
-            remedy="Give each Airflow a report path of its own that all its workers share, and run the DAG again. "
-            "Nothing was changed",
+
+@contextmanager
+def _a_job(
+    resolved: configuration.Resolved,
+    report: Report,
+    place: ReportPlace,
+    *,
+    is_first: bool,
+    needs_blobs: bool,
+    rights: dict[str, bool],
+) -> Iterator[Job]:
+    """Open the stores, and check them."""
+    with stores.open_metadata(resolved.settings) as metadata:
+        with report.phase("check" if is_first else "check again"):
+            configured = stores.open_blobs(resolved) if needs_blobs else None
+            identity = metadata.check(**rights, reads_references=configured is not None)
+            if configured is not None:
+                configured.store.check()
+                if is_first:
+                    report.warnings += stores.doubts(resolved, configured)
+        yield Job(
+            settings=resolved.settings,
+            metadata=metadata,
+            identity=identity,
+            blobs=configured.store if configured else None,
+            ignored_prefixes=configured.ignored_prefixes if configured else (),
+            report=report,
+            place=place,
+            archives=Archives(stores.archive_root(resolved.settings)),
+            log=log,
         )
-    return report
 
 
-def _resolve(params: Mapping[str, Any], kind: type[Settings]) -> configuration.Resolved:
-    return configuration.resolve([*(read() for read in _sources(params)), *stores.airflow_layers()], kind)
+def _look_back(report: Report, place: ReportPlace, settings: configuration.Settings) -> str | None:
+    """Remember a run that enforced; at the end of a plan, warn if it has been long since there was one."""
+    now = datetime.now(UTC)
+    report.warnings = [warning for warning in report.warnings if not warning.startswith(WARNING)]
+    known = enforcement_of(place, now=now, enforced=report.status == "enforced")
+    warning = known.warning(now=now, limit_days=settings.warn_not_enforced_days, mode=report.mode)
+    report.warnings += [warning] if warning else []
+    return warning
 
 
-def _sources(params: Mapping[str, Any]) -> list[Callable[[], configuration.Layer]]:
-    """Where users set settings, the strongest first; each is read when it is called."""
-    from airflow.sdk import Variable
-
-    return [
-        lambda: configuration.form_layer(params),
-        lambda: configuration.variable_layer(Variable.get(configuration.VARIABLE, default=None)),
-        configuration.file_layer,
-    ]
+def _tell(event: str, message: str, report: Report, place: ReportPlace | None, context: Mapping[str, Any]) -> None:
+    """As ``tell``; that it could not be told goes into the report, which was written before."""
+    warning = tell(event, message, context=context, summary=_figures(report, place) if place else None)
+    if warning and place is not None:
+        report.warnings.append(warning)
+        with suppress(MaintenanceError):
+            place.write(report)
 
 
-def _record(report: Report, error: Exception, place: ReportPlace | None, params: Mapping[str, Any]) -> None:
-    """Put what stopped the run into the report, and the report wherever it can still be written."""
+def _record(report: Report, error: Exception, place: ReportPlace | None, context: Any) -> ReportPlace | None:
+    """Put what stopped the run into the report, and the report wherever it can still be written; returns where."""
     known = isinstance(error, MaintenanceError)
     report.error = {
         "type": type(error).__name__,
@@ -241,19 +222,12 @@ def _record(report: Report, error: Exception, place: ReportPlace | None, params:
     report.finish("refused" if isinstance(error, ImplausiblePlan) else "failed")
     log.error("%s", report.error["message"])
     try:
-        (place or _fallback_place(report, params)).write(report)
+        place = place or fallback_place(context)
+        place.write(report)
     except MaintenanceError as second:
         log.error("The report could not be written either: %s", second)
-
-
-def _fallback_place(report: Report, params: Mapping[str, Any]) -> ReportPlace:
-    """Where the report goes if the settings are wrong: the report path alone may still be right."""
-    path = None
-    for read in _sources(params):
-        with suppress(ConfigurationError):
-            path = path or read().values.get("report_path")
-    only = configuration.resolve([configuration.Layer("", {"report_path": path}), *stores.airflow_layers()])
-    return ReportPlace(stores.report_root(only.settings), report.dag_id, report.run_id)
+        return None
+    return place
 
 
 def _summary(report: Report, place: ReportPlace) -> dict[str, Any]:
@@ -261,6 +235,10 @@ def _summary(report: Report, place: ReportPlace) -> dict[str, Any]:
     for name, value in report.headline.items():
         log.info("  %s: %s", label(name), figure(name, value))
     log.info("Report: %s", place.file(".md"))
+    return _figures(report, place)
+
+
+def _figures(report: Report, place: ReportPlace) -> dict[str, Any]:
     return {
         "status": report.status,
         "mode": report.mode,

@@ -16,16 +16,8 @@ from tests.support.history import History, SeededRun, days_ago
 
 @pytest.fixture
 def bundle(database: Database, tmp_path: Path) -> Bundle:
-    """The bundle over a migrated database, without a blob store."""
-    server = database.server
-    connection = {
-        "conn_type": "postgres",
-        "host": server.host,
-        "port": server.port,
-        "login": server.user,
-        "password": server.password,
-        "schema": database.name,
-    }
+    """The bundle over a migrated database, without a blob store; its tasks log in with the rights of ``role.sql``."""
+    connection = database.server.role_connection(database.name)
     return Bundle(f"file://{tmp_path}/reports", connections={"airflow_metadata_db": connection})
 
 

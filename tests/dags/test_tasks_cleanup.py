@@ -180,6 +180,7 @@ def test_a_blob_that_another_row_refers_to_stays(bundle: Bundle, bucket: Bucket,
     history.xcom(young, shared, age_days=1)
     history.xcom(young, {"passed": ["on", nested]}, age_days=1, key="nested")
     history.connection.execute("CREATE TABLE _airflow_deleted__xcom__1 AS SELECT * FROM xcom WHERE key = '3'")
+    history.grant_role()
     outcome = bundle.run("xcom_cleanup", mode="enforce").succeeded()
     assert outcome.report["headline"]["rows_deleted"] == 3
     assert bucket.has(shared)

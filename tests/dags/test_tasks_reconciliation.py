@@ -67,6 +67,7 @@ def test_blobs_that_rows_refer_to_in_any_spelling_are_no_orphans(
     history.xcom(run, s3a.replace("s3://", "s3a://"), age_days=30, key="another scheme")
     history.xcom(run, archived, age_days=30, key="archived")
     history.connection.execute("CREATE TABLE _airflow_deleted__xcom__1 AS SELECT * FROM xcom WHERE key = 'archived'")
+    history.grant_role()
     history.connection.execute("DELETE FROM xcom WHERE key = 'archived'")
     keys = bucket.listing()
     bundle.run(DAG, mode="enforce").succeeded()

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from local_stack.s3 import RcloneS3
 from tests.conftest import REPOSITORY, TEMPLATE, Database
 from tests.dags.conftest import Bucket
 from tests.support.archive import archive_rows
+from tests.support.collectors import Otlp
 from tests.support.history import History
 
 pytestmark = pytest.mark.e2e
@@ -57,6 +60,8 @@ class Deployment:
     history: History
     bucket: Bucket
     reports: Path
+    metrics: Otlp
+    told: Path
 
     def run(self, dag_id: str, **conf: Any) -> str:
         """Trigger a DAG through the REST API and wait; returns its run id."""
@@ -67,6 +72,11 @@ class Deployment:
     def report(self, dag_id: str, run_id: str) -> dict[str, Any]:
         text = (self.reports / dag_id / f"{run_id}.json").read_text()
         return json.loads(text)  # type: ignore[no-any-return]
+
+    def news(self, run_id: str) -> list[tuple[str, str]]:
+        """What the notifier was told about a run: (event, message)."""
+        lines = [json.loads(line) for line in self.told.read_text().splitlines()] if self.told.exists() else []
+        return [(line["event"], line["message"]) for line in lines if line["run_id"] == run_id]
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
         return {task["task_id"]: task["state"] for task in self.airflow.task_instances(dag_id, run_id)}
@@ -83,14 +93,14 @@ def deployment(
     bucket = Bucket(rclone, f"bucket-{uuid.uuid4().hex[:12]}")
     (folder / "user").mkdir()
     (folder / "user" / "pushes.py").write_text(USER_DAG)
-    metadata = {
-        "conn_type": "postgres",
-        "host": postgres.host,
-        "port": postgres.port,
-        "login": postgres.user,
-        "password": postgres.password,
-        "schema": name,
+    (folder / "library").mkdir()
+    shutil.copy(REPOSITORY / "tests" / "support" / "notifier.py", folder / "library" / "users_notifier.py")
+    settings = {
+        "report_path": f"file://{folder}/reports",
+        "notifier": "users_notifier.ToFile",
+        "notifier_kwargs": {"path": str(folder / "told.jsonl"), "text": "{{ ti.task_id }}"},
     }
+    metadata = postgres.role_connection(name)
     env = {
         "AIRFLOW__CORE__XCOM_BACKEND": "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend",
         "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": bucket.base,
@@ -98,18 +108,20 @@ def deployment(
         "AIRFLOW_CONN_AWS_XCOM": rclone.airflow_connection_json(),
         "AIRFLOW_CONN_AIRFLOW_METADATA_DB": json.dumps(metadata),
         "AIRFLOW_CONN_WRONG_PASSWORD": json.dumps({**metadata, "password": "open-sesame"}),
-        "AIRFLOW_VAR_XCOM_MAINTENANCE": json.dumps({"report_path": f"file://{folder}/reports"}),
+        "AIRFLOW_VAR_XCOM_MAINTENANCE": json.dumps(settings),
+        "PYTHONPATH": str(folder / "library"),
     }
     bundles = {"maintenance": REPOSITORY, "user": folder / "user"}
     with (
         database.connect(autocommit=True) as connection,
-        Airflow(folder / "airflow", postgres.url(name), env=env, bundles=bundles) as airflow,
+        Otlp() as metrics,
+        Airflow(folder / "airflow", postgres.url(name), env={**env, **metrics.environment}, bundles=bundles) as airflow,
     ):
         airflow.wait_healthy()
         for dag_id in (*DAGS, "pushes"):
             airflow.wait_for_dag(dag_id)
             airflow.unpause(dag_id)
-        yield Deployment(airflow, History(connection), bucket, folder / "reports")
+        yield Deployment(airflow, History(connection), bucket, folder / "reports", metrics, folder / "told.jsonl")
 
 
 def pushed(deployment: Deployment) -> set[tuple[str, str, str, int, str]]:
@@ -145,6 +157,13 @@ def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: De
     assert pushed(deployment) == rows
     assert bucket.listing() == blobs
 
+    refused = deployment.run("xcom_cleanup", mode="enforce", max_delete_rows=1)
+    assert deployment.airflow.run_state("xcom_cleanup", refused) == "failed"
+    assert pushed(deployment) == rows
+    [(event, message)] = deployment.news(refused)
+    assert event == "plan_refused"
+    assert "max_delete_rows" in message
+
     enforced = deployment.run("xcom_cleanup", mode="enforce")
     assert deployment.states("xcom_cleanup", enforced) == {"plan": "success", "apply": "success"}
     assert rows - pushed(deployment) == {row for row in rows if row[1] == old}
@@ -152,6 +171,14 @@ def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: De
     headline = deployment.report("xcom_cleanup", enforced)["headline"]
     assert headline["rows_deleted"] == deployment.report("xcom_cleanup", reported)["headline"]["rows_to_delete"]
     assert headline["blobs_deleted"] == 2
+    assert deployment.news(reported) == deployment.news(enforced) == []
+    deadline = time.monotonic() + 20
+    while "status.enforced" not in deployment.metrics.of("xcom_cleanup") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    figures = deployment.metrics.of("xcom_cleanup")
+    assert max(figures["rows_deleted"]) == headline["rows_deleted"]
+    assert max(figures["blobs_deleted"]) == 2
+    assert {"status.reported", "status.planned", "status.refused", "status.enforced"} <= set(figures)
 
 
 def test_archived_rows_come_back_with_the_values_that_they_had(deployment: Deployment) -> None:
@@ -226,6 +253,10 @@ def test_a_mistake_fails_at_once_and_is_explained_in_log_and_report(
         assert words in log
         assert words in message
     assert "open-sesame" not in log
+    [(event, told)] = deployment.news(run_id)
+    assert event == "failure"
+    for words in expected:
+        assert words in told
     assert rows <= deployment.history.rows()
 
 
@@ -235,3 +266,16 @@ def test_the_form_refuses_what_its_schema_forbids(deployment: Deployment) -> Non
     for conf in ({"mode": "delete"}, {"max_age_days": 0}, {"max_runs": -1}):
         with pytest.raises(StackError, match="400"):
             deployment.airflow.trigger("xcom_cleanup", conf)
+
+
+def test_nobody_is_told_twice_of_a_run_that_failed(deployment: Deployment) -> None:
+    """The worker tells; the DAG processor is asked too, a little later, and says no more."""
+    run_id = deployment.run("xcom_cleanup", metadata_conn_id="nowhere")
+    processor = deployment.airflow.logs / "dag_processor"
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not any(
+        run_id in path.read_text(errors="replace") for path in processor.rglob("xcom_cleanup*.log")
+    ):
+        time.sleep(0.5)
+    time.sleep(1)
+    assert [event for event, _ in deployment.news(run_id)] == ["failure"]

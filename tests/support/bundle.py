@@ -134,13 +134,13 @@ class Bundle:
         """Ask and answer as the operator of the approval does; returns the question."""
         from airflow.sdk.execution_time.context import set_current_context
 
-        from include.xcom_maintenance import tasks
+        from include.xcom_maintenance import approval
 
         dag_run = SimpleNamespace(dag_id=dag_id, run_id=run_id, conf=conf)
         context = {"dag_run": dag_run, "params": {**dags()[dag_id].params.dump(), **conf}}
         with self.configured(), set_current_context(context):  # type: ignore[arg-type]
-            subject, body, _ = tasks.ask(planned)
-            tasks.answered(planned, answer, None if answer is Approval.TIMED_OUT else "somebody")
+            subject, body, _ = approval.ask(context, planned)
+            approval.answered(context, planned, answer, None if answer is Approval.TIMED_OUT else "somebody")
         return f"{subject}\n{body}"
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import psycopg
 
+from local_stack.postgres import ROLE_FILE
+
 NOW = datetime.now(UTC)
 
 
@@ -86,6 +88,10 @@ class History:
                VALUES (%s, %s, %s, %s, %s, %s, %s::jsonb, %s)""",
             (run.dag_run_id, run.dag_id, run.run_id, task_id, map_index, key, json.dumps(value), days_ago(age_days)),
         )
+
+    def grant_role(self) -> None:
+        """Run the file again that gives the tasks their rights, for tables made since."""
+        self.connection.execute(ROLE_FILE.read_bytes())
 
     def rows(self) -> set[tuple[str, str, str, int, str]]:
         """Every XCom row, as (dag_id, run_id, task_id, map_index, key)."""

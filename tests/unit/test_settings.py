@@ -115,3 +115,16 @@ def test_what_to_restore_and_the_mode_of_a_restore_come_from_its_form_only() -> 
         resolve([Layer("Variable xcom_maintenance", {"archive": "x"})], RestoreSettings)
     with pytest.raises(ConfigurationError, match="no setting 'archive'"):
         resolve([settings.form_layer({"archive": "x"})])
+
+
+def test_what_a_notifier_is_made_with_is_not_described_but_by_name() -> None:
+    layer = Layer("", {"notifier": "a.b.Notifier", "notifier_kwargs": {"webhook": "https://open-sesame", "text": "t"}})
+    described = resolve([layer]).described()
+    assert described["notifier_kwargs"]["value"] == ["text", "webhook"]
+    assert "sesame" not in str(described)
+
+
+@pytest.mark.parametrize("name", ["notifier", "notifier_kwargs"])
+def test_the_form_cannot_choose_who_is_told(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} cannot be set for one run"):
+        settings.form_layer({name: "x"})

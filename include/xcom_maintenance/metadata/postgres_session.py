@@ -112,7 +112,7 @@ class Session:
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TryAgain),
             # A connection that never was is no lost one: most likely its settings are wrong.
-            stop=tenacity.stop_after_delay(self._retry_seconds) | (lambda _: not self._was_connected),
+            stop=tenacity.stop_after_delay(self._retry_seconds if self._was_connected else 0),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
             before_sleep=lambda state: _log.warning("%s Trying again.", state.outcome and state.outcome.exception()),
             reraise=True,

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from include.xcom_maintenance.core.errors import ConfigurationError
-from include.xcom_maintenance.core.records import RunCutoff
+from include.xcom_maintenance.core.records import Cut, Doomed
 from include.xcom_maintenance.metadata.postgres_sql import REQUIRED_COLUMNS
 from local_stack.postgres import ROLE, ROLE_FILE
 from tests.conftest import Database
@@ -57,7 +57,7 @@ def test_no_missing_grant_goes_without_being_named(
         else:
             store.check(may_delete=True, reads_references=True)
             assert store.known_dags(["a"]) == {"a"}
-            assert store.delete([RunCutoff(run.dag_run_id, days_ago(7), False)]).rows == 1
+            assert store.delete(Doomed((Cut(days_ago(7)),), [run.dag_run_id], [0])).rows == 1
 
 
 def test_a_table_made_after_the_grants_is_named_and_run_again_the_file_covers_it(

@@ -32,8 +32,7 @@ import include
 
 include.__path__ = pkgutil.extend_path(include.__path__, "include")
 
-from include.xcom_maintenance import callbacks, trigger_form
-from include.xcom_maintenance.approval import ApproveLargePlan
+from include.xcom_maintenance import approval, callbacks, trigger_form
 
 
 @dag(
@@ -87,7 +86,7 @@ def xcom_cleanup() -> None:
         return tasks.run_finish(lambda job: purge.finish(job, shards or []), planned, begun=shards is not None)
 
     planned = plan()
-    approved = ApproveLargePlan(task_id="approve", planned=planned)
+    approved = approval.ApproveLargePlan(task_id="approve", planned=planned)
     shards = share_out(planned)
     deleted = delete_rows.partial(planned=planned).expand(shard=shards)
     approved >> shards

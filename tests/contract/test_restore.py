@@ -185,7 +185,7 @@ def test_nothing_to_restore_is_nothing(store: MetadataStore) -> None:
 def test_a_role_without_the_right_to_insert_is_told_the_grant(database: Database, history: History) -> None:
     history.connection.execute(
         """DROP ROLE IF EXISTS restorer; CREATE ROLE restorer LOGIN PASSWORD 'pw';
-           GRANT SELECT ON xcom, dag_run, task_instance, dag, alembic_version TO restorer"""
+           GRANT SELECT ON xcom, dag_run, task_instance, dag, dag_tag, alembic_version TO restorer"""
     )
     try:
         with database.store(lambda: database.connect(user="restorer", password="pw")) as store:
@@ -202,7 +202,7 @@ def test_least_privileges_are_enough_to_restore(database: Database, history: His
     rows = archived(history, tmp_path)
     history.connection.execute(
         """DROP ROLE IF EXISTS restorer; CREATE ROLE restorer LOGIN PASSWORD 'pw';
-           GRANT SELECT ON xcom, dag_run, task_instance, dag, alembic_version TO restorer;
+           GRANT SELECT ON xcom, dag_run, task_instance, dag, dag_tag, alembic_version TO restorer;
            GRANT INSERT ON xcom TO restorer"""
     )
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from include.xcom_maintenance.core.errors import StoreUnavailable
 from tests.dags.conftest import Bucket
 from tests.support.bundle import Bundle
 from tests.support.history import History
@@ -111,7 +112,7 @@ def test_an_unreachable_database_is_tried_again(bundle: Bundle, history: History
     """Not an AirflowFailException: the retries of the task outlast a failover."""
     bundle.connections["airflow_metadata_db"]["port"] = 1
     outcome = bundle.run(CLEANUP, mode="enforce")
-    assert type(outcome.error).__name__ == "StoreUnavailable"
+    assert isinstance(outcome.error, StoreUnavailable)
     assert "cannot be reached" in outcome.report["error"]["message"]
     assert "metadata_conn_id" in outcome.report["error"]["message"]
 

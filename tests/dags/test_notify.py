@@ -81,9 +81,9 @@ def failed(bundle: Bundle, error: Exception | None, **context: Any) -> None:
 
 def test_a_refused_plan_is_told_once_and_not_as_a_failure_too(told: Told, history: History, rows: None) -> None:
     history.xcom(history.run("a", 20), age_days=20)
-    told.bundle.run(CLEANUP, max_delete_rows=1).succeeded()
+    told.bundle.run(CLEANUP, max_delete_rows=1, on_limit="refuse").succeeded()
     assert told.events() == []  # a report is no refusal
-    outcome = told.bundle.run(CLEANUP, mode="enforce", max_delete_rows=1)
+    outcome = told.bundle.run(CLEANUP, mode="enforce", max_delete_rows=1, on_limit="refuse")
     failed(told.bundle, outcome.error)
     [line] = told.lines()
     assert (line["event"], line["status"], line["rows_to_delete"]) == ("plan_refused", "refused", 2)

@@ -60,19 +60,19 @@ class ReportPlace:
     def write_part(self, name: str, figures: dict[str, Any]) -> None:
         """Keep the figures of one of several tasks that work at the same time."""
         with self._errors("written"):
-            self.file(f".{name}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+            self.file(f".{name}.figures").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
     def read_part(self, name: str) -> dict[str, Any] | None:
         """What ``write_part`` kept, or None."""
         with self._errors("read"), suppress(FileNotFoundError):
-            return dict(json.loads(self.file(f".{name}.json").read_text(encoding="utf-8")))
+            return dict(json.loads(self.file(f".{name}.figures").read_text(encoding="utf-8")))
         return None
 
     def drop_parts(self) -> None:
         """Forget the figures of an earlier attempt at this run."""
         with self._errors("written"):
             for number in count(1):
-                path = self.file(f".shard-{number}.json")
+                path = self.file(f".shard-{number}.figures")
                 if not path.exists():
                     return
                 path.unlink()

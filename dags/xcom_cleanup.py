@@ -4,10 +4,13 @@
 Deletes XCom rows that the retention policy has done with, then the blobs that those rows referred to.
 
 * **What goes:** rows pushed more than `max_age_days` ago (default 7) and, where a rule says so, rows beyond the newest
-  `max_runs` finished runs of a DAG.
+  `max_runs` finished runs of a DAG. Rules match by DAG, tag, task and key; the first that matches a row decides.
 * **What stays, whatever its age:** rows of runs that are not finished, or have a task that is not; the newest
   `min_runs` finished runs of each DAG (default 1); what a rule holds.
-* **Mode:** `report` (the default) writes the plan and changes nothing. `enforce` carries it out.
+* **Mode:** `report` (the default) writes the plan and changes nothing. `enforce` carries it out: `plan` writes it,
+  `approve` asks a person if it is above a limit (Required Actions in the UI; no answer means no), `share_out` divides it,
+  `delete_rows` deletes in short transactions, `finish` deletes the blobs and writes the report.
+* **Archive:** with `archive_path` set, rows are written there before they are deleted; `xcom_restore` puts them back.
 
 Settings come from the trigger form, then from the Airflow Variable `xcom_maintenance`, then from
 `include/xcom_maintenance.yaml`. The report lies under `<report path>/xcom_cleanup/<run_id>.md`, and its last table says

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +17,14 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.table import Shape, fill
-from include.xcom_maintenance.jobs import cleanup, deletion, purge
-from include.xcom_maintenance.jobs.job import Job
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
-from include.xcom_maintenance.reports.place import ReportPlace
-from include.xcom_maintenance.reports.report import Report
-from include.xcom_maintenance.settings import Settings
+from benchmarks.table import ROWS_PER_RUN, Shape, fill
 from local_stack.postgres import PostgresServer, migrate
 from local_stack.processes import clean_environment
 
-DAYS = 7
-#: Tasks that run at a time, as with an executor that has two slots.
-WORKERS = 2
+REPOSITORY = Path(__file__).parent.parent
+DAYS = 7.0
+#: The bare DELETE and our own cleanup take seconds, so that the median of a few says more.
+REPEATS = 3
 
 
 @dataclass
@@ -38,7 +34,8 @@ class Measured:
     wal_bytes: int
     #: Growth of the database on disk at its largest, above what it was before.
     extra_disk_bytes: int
-    longest_transaction: float = 0.0
+    #: What ``benchmarks.ours`` prints.
+    details: dict[str, Any]
 
     @property
     def rows_per_second(self) -> float:
@@ -47,125 +44,140 @@ class Measured:
 
 def run(server: PostgresServer, shape: Shape, say: Callable[[str], None]) -> dict[str, float]:
     """The figures for ``build/bench.json``."""
-    say(f"Filling a table of {shape.rows:,} rows")
-    server.create_database("bench_airflow")
-    migrate(server.url("bench_airflow"))
-    with server.connect("bench_airflow") as connection:
-        fill(connection, shape)
-        size = _one(connection, "SELECT pg_total_relation_size('xcom')")
+    bench = Bench(server, say)
+    size = bench.fill("bench_airflow", shape)
     say(f"{size / 1e9:.2f} GB, {int(shape.rows * shape.old_share):,} rows to delete; a fresh copy for each method:")
-    methods: dict[str, Callable[[str], float | tuple[float, float]]] = {
-        "raw": lambda name: _raw_delete(server, name),
-        "ours": lambda name: _ours(server, name),
-        "db clean": lambda name: _db_clean(server, name, 0),
-        "db clean, batches of 10,000": lambda name: _db_clean(server, name, 10_000),
-    }
-    found: dict[str, Measured] = {}
-    for label, method in methods.items():
-        found[label] = _measure(server, method)
-        say(f"  {label}: {found[label].rows:,} rows, {found[label].seconds:.2f} s")
-    raw, ours = found["raw"], found["ours"]
-    assert len({measured.rows for measured in found.values()}) == 1, "the methods did not delete the same rows"
+    raw = bench.median("raw DELETE", lambda name: _raw_delete(server, name))
+    ours = bench.median("ours", lambda name: _ours(server, name, DAYS))
+    alone = bench.once("ours, one task at a time", lambda name: _ours(server, name, DAYS, "--workers", "1"))
+    db_clean = bench.once("db clean", lambda name: _db_clean(server, name, "0"))
+    batched = bench.once("db clean, batches of 10,000", lambda name: _db_clean(server, name, "10000"))
+    archived = bench.once("ours, with an archive", lambda name: _ours(server, name, DAYS, "--archive"))
+    db_clean_archived = bench.once("db clean, with its archive", lambda name: _db_clean(server, name, "0", "archive"))
+    everything = (raw, ours, alone, db_clean, batched, archived, db_clean_archived)
+    assert len({measured.rows for measured in everything}) == 1, "the methods did not delete the same rows"
+    few = bench.once("ours, 100,000 rows", lambda name: _ours(server, name, oldest(shape, 100_000)))
+    growth = bench.growth(shape)
     return {
         "cleanup_rows_per_s": ours.rows_per_second,
         "cleanup_table_gb": size / 1e9,
-        "cleanup_speedup_vs_db_clean": ours.rows_per_second / found["db clean"].rows_per_second,
-        "cleanup_speedup_vs_db_clean_batched": ours.rows_per_second
-        / found["db clean, batches of 10,000"].rows_per_second,
+        "cleanup_speedup_vs_db_clean": ours.rows_per_second / db_clean.rows_per_second,
+        "cleanup_speedup_vs_db_clean_batched": ours.rows_per_second / batched.rows_per_second,
         "cleanup_ratio_vs_raw_delete": ours.rows_per_second / raw.rows_per_second,
+        "cleanup_one_task_ratio_vs_raw_delete": alone.rows_per_second / raw.rows_per_second,
         "cleanup_wal_ratio_vs_raw_delete": ours.wal_bytes / raw.wal_bytes,
-        "cleanup_longest_transaction_s": ours.longest_transaction,
+        "cleanup_longest_transaction_s": ours.details["longest_transaction"],
         "cleanup_extra_disk_mb": ours.extra_disk_bytes / 1e6,
-        "db_clean_extra_disk_mb": found["db clean"].extra_disk_bytes / 1e6,
+        "cleanup_client_rss_growth_mb": max(0.0, ours.details["peak_rss_mb"] - few.details["peak_rss_mb"]),
+        "cleanup_same_delete_5x_table": growth,
+        "cleanup_archive_speedup_vs_db_clean_archive": archived.rows_per_second / db_clean_archived.rows_per_second,
+        "db_clean_extra_disk_mb": db_clean.extra_disk_bytes / 1e6,
     }
 
 
-def _measure(server: PostgresServer, method: Callable[[str], float | tuple[float, float]]) -> Measured:
-    name = "bench_copy"
-    server.create_database(name, template="bench_airflow")
-    try:
-        with server.connect(name) as connection:
-            connection.execute("SELECT count(*), sum(pg_column_size(value)) FROM xcom")  # as warm for each
-            connection.execute("CHECKPOINT")
-            before, start = (
-                _one(connection, "SELECT count(*) FROM xcom"),
-                _one(connection, "SELECT pg_current_wal_lsn()"),
-            )
-            with _disk_watched(server, name) as growth:
-                timed = method(name)
-            seconds, longest = timed if isinstance(timed, tuple) else (timed, timed)
-            wal = _one(connection, f"SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '{start}')")
-            rows = before - _one(connection, "SELECT count(*) FROM xcom")
-        return Measured(rows, seconds, int(wal), growth[0], longest)
-    finally:
-        server.drop_database(name)
+def oldest(shape: Shape, rows: int) -> float:
+    """The age in days above which just so many rows of a table are: its old runs are a minute apart."""
+    old_runs = int(shape.rows // ROWS_PER_RUN * shape.old_share)
+    return 30 + (old_runs - rows // ROWS_PER_RUN) / 1440
 
 
-def _raw_delete(server: PostgresServer, name: str) -> float:
+class Bench:
+    """Copies of tables, and what methods do to them."""
+
+    def __init__(self, server: PostgresServer, say: Callable[[str], None]) -> None:
+        self._server, self._say = server, say
+
+    def fill(self, name: str, shape: Shape) -> int:
+        """Make a table; returns its size in bytes."""
+        self._say(f"Filling a table of {shape.rows:,} rows")
+        self._server.create_database(name)
+        migrate(self._server.url(name))
+        with self._server.connect(name) as connection:
+            fill(connection, shape)
+            return int(_one(connection, "SELECT pg_total_relation_size('xcom')"))
+
+    def median(self, label: str, method: Callable[[str], dict[str, Any]]) -> Measured:
+        found = sorted((self._measure(method) for _ in range(REPEATS)), key=lambda measured: measured.seconds)
+        self._say_what(label, found[REPEATS // 2], " (median of " + ", ".join(f"{m.seconds:.2f}" for m in found) + ")")
+        return found[REPEATS // 2]
+
+    def once(self, label: str, method: Callable[[str], dict[str, Any]], template: str = "bench_airflow") -> Measured:
+        found = self._measure(method, template)
+        self._say_what(label, found, "")
+        return found
+
+    def _say_what(self, label: str, found: Measured, note: str) -> None:
+        plan = (
+            f", of that {found.details['plan_seconds']:.2f} s for the plan" if "plan_seconds" in found.details else ""
+        )
+        self._say(f"  {label}: {found.rows:,} rows, {found.seconds:.2f} s{plan}{note}")
+
+    def growth(self, shape: Shape) -> float:
+        """Time to delete the same 50,000 rows from a table, over that for a table of a fifth of its size."""
+        small = Shape(shape.rows // 5, shape.old_share, shape.dags)
+        self.fill("bench_small", small)
+        seconds = {}
+        for name, table in (("bench_small", small), ("bench_airflow", shape)):
+            days = oldest(table, 50_000)
+            found = [
+                self.once(f"ours, 50,000 of {table.rows:,} rows", lambda copy: _ours(self._server, copy, days), name)  # noqa: B023
+                for _ in range(REPEATS)
+            ]
+            seconds[name] = statistics.median(measured.seconds for measured in found)
+        return seconds["bench_airflow"] / seconds["bench_small"]
+
+    def _measure(self, method: Callable[[str], dict[str, Any]], template: str = "bench_airflow") -> Measured:
+        name, server = "bench_copy", self._server
+        server.create_database(name, template=template)
+        try:
+            with server.connect(name) as connection:
+                connection.execute("SELECT count(*), sum(pg_column_size(value)) FROM xcom")  # as warm for each
+                connection.execute("CHECKPOINT")
+                before, start = (
+                    _one(connection, "SELECT count(*) FROM xcom"),
+                    _one(connection, "SELECT pg_current_wal_lsn()"),
+                )
+                with _disk_watched(server, name) as growth:
+                    details = method(name)
+                wal = _one(connection, f"SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '{start}')")
+                rows = before - _one(connection, "SELECT count(*) FROM xcom")
+            return Measured(rows, details["seconds"], int(wal), growth[0], details)
+        finally:
+            server.drop_database(name)
+
+
+def _raw_delete(server: PostgresServer, name: str) -> dict[str, Any]:
     with server.connect(name) as connection:
         started = time.monotonic()
         connection.execute(f"DELETE FROM xcom WHERE timestamp < now() - interval '{DAYS} days'")
-        return time.monotonic() - started
+        return {"seconds": time.monotonic() - started}
 
 
-def _ours(server: PostgresServer, name: str) -> tuple[float, float]:
-    """The whole job: plan, guard, manifest, deleting in as many tasks as the plan asks for, and the report.
-
-    :returns: seconds and the longest batch.
-    """
-    from airflow.sdk import ObjectStoragePath
-
-    settings = Settings(mode="enforce", max_age_days=DAYS)
-    with tempfile.TemporaryDirectory() as folder:
-        report = Report("xcom_cleanup", "benchmark", mode="enforce")
-        place = ReportPlace(ObjectStoragePath(f"file://{folder}"), report.dag_id, report.run_id)
-        started = time.monotonic()
-        with _job(server, name, settings, report, place) as job:
-            cleanup.plan(job)
-            place.write(report)
-            shards = deletion.share_out(job)
-
-        def delete(shard: dict[str, Any]) -> None:
-            with _job(server, name, settings, report, place) as job:
-                deletion.delete_rows(job, shard)
-
-        with ThreadPoolExecutor(WORKERS) as pool:
-            list(pool.map(delete, shards))
-        with _job(server, name, settings, report, place) as job:
-            purge.finish(job, shards)
-            place.write(report)
-        seconds = time.monotonic() - started
-    print("   ", {phase["name"]: phase["seconds"] for phase in report.phases}, len(shards), "shards")
-    return seconds, float(report.headline["longest_transaction_seconds"])
+def _ours(server: PostgresServer, name: str, days: float, *options: str) -> dict[str, Any]:
+    return dict(json.loads(_in_a_process("benchmarks.ours", server.url(name), str(days), *options).splitlines()[-1]))
 
 
-@contextmanager
-def _job(server: PostgresServer, name: str, settings: Settings, report: Report, place: ReportPlace) -> Iterator[Job]:
-    """What a task makes for itself: a connection of its own, checked."""
-    with PostgresMetadataStore(
-        lambda: psycopg.connect(server.url(name)),
-        setting="metadata_conn_id",
-        lock_timeout=settings.lock_timeout_seconds,
-        statement_timeout=settings.statement_timeout_seconds,
-    ) as metadata:
-        identity = metadata.check(may_delete=True, reads_references=False)
-        yield Job(settings, metadata, identity, None, report, place)
+def _db_clean(server: PostgresServer, name: str, *arguments: str) -> dict[str, Any]:
+    output = _in_a_process(
+        "benchmarks.db_clean", str(DAYS), *arguments, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=server.url(name)
+    )
+    [line] = [line for line in output.splitlines() if line.startswith("seconds=")]
+    return {"seconds": float(line.removeprefix("seconds="))}
 
 
-def _db_clean(server: PostgresServer, name: str, batch_size: int) -> float:
+def _in_a_process(module: str, *arguments: str, **environment: str) -> str:
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.db_clean", str(DAYS), str(batch_size)],
-            env=clean_environment({"AIRFLOW_HOME": home, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": server.url(name)}),
-            cwd=Path(__file__).parent.parent,
+            [sys.executable, "-m", module, *arguments],
+            env=clean_environment({"AIRFLOW_HOME": home, **environment}),
+            cwd=REPOSITORY,
             capture_output=True,
             text=True,
             check=False,
         )
     if done.returncode != 0:
         raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
-    [line] = [line for line in done.stdout.splitlines() if line.startswith("seconds=")]
-    return float(line.removeprefix("seconds="))
+    return done.stdout
 
 
 @contextmanager

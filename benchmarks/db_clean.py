@@ -1,6 +1,7 @@
 """Runs ``airflow db clean`` in this process and prints how long its deleting took, without the start-up of the command.
 
-Usage: ``python -m benchmarks.db_clean <days> <batch size, or 0 for none>``, with Airflow's database in the environment.
+Usage: ``python -m benchmarks.db_clean <days> <batch size, or 0 for none> [archive]``, with Airflow's database in the
+environment.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from datetime import UTC, datetime, timedelta
 from airflow.utils.db_cleanup import run_cleanup
 
 
-def main(days: float, batch_size: int) -> None:
+def main(days: float, batch_size: int, *, archive: bool) -> None:
     started = time.monotonic()
     run_cleanup(
         clean_before_timestamp=datetime.now(UTC) - timedelta(days=days),
         table_names=["xcom"],
-        skip_archive=True,
+        skip_archive=not archive,
         confirm=False,
         batch_size=batch_size or None,
     )
@@ -25,4 +26,4 @@ def main(days: float, batch_size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]))
+    main(float(sys.argv[1]), int(sys.argv[2]), archive="archive" in sys.argv)

@@ -8,7 +8,7 @@ Deletes XCom rows that the retention policy has done with, then the blobs that t
 * **What stays, whatever its age:** rows of runs that are not finished, or have a task that is not; the newest
   `min_runs` finished runs of each DAG (default 1); what a rule holds.
 * **Mode:** `report` (the default) writes the plan and changes nothing. `enforce` carries it out: `plan` writes it,
-  `approve` asks a person if it is above a limit (Required Actions in the UI; no answer means no), `share_out` divides it,
+  `approve` asks a person if it is above a limit (no answer means no), `share_out` divides it,
   `delete_rows` deletes in short transactions, `finish` deletes the blobs and writes the report.
 * **Archive:** with `archive_path` set, rows are written there before they are deleted; `xcom_restore` puts them back.
 

@@ -71,6 +71,7 @@ def ask(context: Any, planned: Mapping[str, Any]) -> tuple[str, str, timedelta]:
 
 def answered(context: Any, planned: Mapping[str, Any], approval: Approval, who: str | None) -> None:
     """Put the answer into the report."""
+    from include.xcom_maintenance import metrics
     from include.xcom_maintenance.run_context import planned_by
 
     _, place, report = planned_by(context, planned)
@@ -78,3 +79,5 @@ def answered(context: Any, planned: Mapping[str, Any], approval: Approval, who: 
     report.finish("planned" if approval is Approval.GIVEN else "rejected")
     log.info("The plan was %s", report.approval)
     place.write(report)
+    if approval is not Approval.GIVEN:  # no other task of the run will say so
+        metrics.emit(report, metrics.Before.of(report))

@@ -89,7 +89,10 @@ def run_finish(step: Callable[[Job], None], planned: Mapping[str, Any] | None, *
     if not begun and planned["mode"] == "enforce":
         from airflow.sdk import get_current_context
 
-        _, _, report = planned_by(get_current_context(), planned)
+        try:
+            _, _, report = planned_by(get_current_context(), planned)
+        except ConfigurationError as error:
+            raise AirflowFailException(str(error)) from None
         if report.error is not None:  # in the report already
             raise AirflowFailException(report.error["message"])
     return run_apply(step, planned)

@@ -112,7 +112,7 @@ def test_no_task_ends_without_its_status(bundle: Bundle, history: History, recor
     bundle.run("xcom_size_audit").succeeded()
     history.xcom(history.run("a", 15), age_days=15)
     history.xcom(history.run("a", 14), age_days=14)
-    assert bundle.run("xcom_cleanup", mode="enforce", max_delete_rows=1).error is not None
+    assert bundle.run("xcom_cleanup", mode="enforce", max_delete_rows=1, on_limit="refuse").error is not None
     assert bundle.run("xcom_cleanup", max_aeg_days=1).error is not None
     assert statuses(recorder) == [
         "xcom_cleanup.status.reported",

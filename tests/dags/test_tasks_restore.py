@@ -353,7 +353,7 @@ def test_a_role_without_the_right_to_insert(bundle: Bundle, history: History, ro
     archive_rows(history, root)
     history.connection.execute(
         """DROP ROLE IF EXISTS looker; CREATE ROLE looker LOGIN PASSWORD 'pw';
-           GRANT SELECT ON xcom, dag_run, task_instance, dag, alembic_version TO looker"""
+           GRANT SELECT ON xcom, dag_run, task_instance, dag, dag_tag, alembic_version TO looker"""
     )
     try:
         bundle.connections["airflow_metadata_db"] |= {"login": "looker", "password": "pw"}

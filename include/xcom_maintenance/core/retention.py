@@ -144,6 +144,9 @@ class Policy:
         # The same object for the same thing: there are many runs and few verdicts.
         self._shared_chains: dict[tuple[int, ...], tuple[Link, ...]] = {}
         self._parts: dict[tuple[int, Reason], Part] = {}
+        self._verdicts: dict[tuple[int, bool, bool, int], tuple[Part, ...]] = {}
+        #: Beyond it a rank makes no difference to any rule.
+        self._highest_rank = max((max(rule.min_runs, rule.max_runs or 0) for rule in rules), default=0)
         #: The scopes of the rules that speak about some rows of a DAG only.
         self.scopes = tuple(dict.fromkeys(rule.scope for rule in rules if not rule.scope.whole))
 
@@ -209,9 +212,12 @@ class Policy:
 
     def _judge(self, run: Run, chain: tuple[Link, ...], *, finished: bool, rank: int) -> tuple[Part, ...]:
         """Judge one run; ``rank`` counts the newer finished runs of its DAG."""
-        if not chain:
-            return (_NO_RULE,)
-        return tuple(self._part(link, _reason(run, link.rule, finished=finished, rank=rank)) for link in chain)
+        case = (id(chain), finished, run.unfinished_tasks > 0, min(rank, self._highest_rank))
+        found = self._verdicts.get(case)
+        if found is None:
+            parts = [self._part(link, _reason(run, link.rule, finished=finished, rank=rank)) for link in chain]
+            found = self._verdicts[case] = tuple(parts) or (_NO_RULE,)
+        return found
 
     def _part(self, link: Link, reason: Reason) -> Part:
         found = self._parts.get((id(link), reason))

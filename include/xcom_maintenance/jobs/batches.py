@@ -37,15 +37,17 @@ class Batches:
     max_bytes: int
     _runs: list[list[Any]] = field(default_factory=list)
     _parts: list[Part] = field(default_factory=list)
+    #: Position among the parts, by identity.
+    _numbers: dict[int, int] = field(default_factory=dict)
     _rows: int = 0
     _bytes: int = 0
 
     def add(self, going: Going) -> None:
         if self._runs and (self._rows + going.rows > self.max_rows or self._bytes + going.bytes > self.max_bytes):
             self.flush()
-        if not any(part is going.part for part in self._parts):
+        which = self._numbers.setdefault(id(going.part), len(self._parts))
+        if which == len(self._parts):
             self._parts.append(going.part)
-        which = next(i for i, part in enumerate(self._parts) if part is going.part)
         run = going.run
         self._runs.append([run.dag_run_id, run.dag_id, run.run_id, which, going.rows, going.bytes])
         self._rows += going.rows
@@ -56,7 +58,7 @@ class Batches:
         if self._runs:
             cuts = [_cut_to_json(part) for part in self._parts]
             self.manifest.add(KIND, rows=self._rows, bytes=self._bytes, cuts=cuts, runs=self._runs)
-        self._runs, self._parts, self._rows, self._bytes = [], [], 0, 0
+        self._runs, self._parts, self._numbers, self._rows, self._bytes = [], [], {}, 0, 0
 
 
 def _cut_to_json(part: Part) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class Tally:
         self._dags_of_rule: defaultdict[int | None, set[str]] = defaultdict(set)
         self._runs_that_lose: set[int] = set()
         self._runs_seen = 0
+        self._dag_and_parts: tuple[str, tuple[Part, ...]] | None = None
+        self._reason_of: dict[int | None, Reason] = {}
         self.rows = self.bytes = 0
         #: Blobs that go with their rows, by DAG.
         self.blobs: Counter[str] = Counter()
@@ -91,18 +93,24 @@ class Tally:
         """Count a run, and what the sample says about the rows of it that stay whatever their age."""
         run = verdict.run
         self._runs_seen += 1
-        staying = {part.rule: part.reason for part in verdict.parts if part.cut is None}
-        for part in verdict.parts:
-            self._dags_of_rule[part.rule].add(run.dag_id)
-            if part.cut is None:
-                self._add(self._staying, (run.dag_id, part.rule, part.reason), 1, 0, 0)
-        if staying or self._policy.scopes:
+        if self._dag_and_parts != (run.dag_id, verdict.parts):  # hardly ever: runs come by DAG, and parts are shared
+            self._dag_and_parts = (run.dag_id, verdict.parts)
+            self._reason_of = {part.rule: part.reason for part in verdict.parts if part.cut is None}
+            for part in verdict.parts:
+                self._dags_of_rule[part.rule].add(run.dag_id)
+        for rule, reason in self._reason_of.items():
+            self._add(self._staying, (run.dag_id, rule, reason), 1, 0, 0)
+        if self._reason_of or self._policy.scopes:
             for group in self._sampled.get(run.dag_run_id, ()):
-                link = self._policy.link(run.dag_id, group.scopes)
-                position = link.position if link else None
-                if position in staying or link is None:
-                    place = (run.dag_id, position, staying.get(position, Reason.NO_RULE))
-                    self._add(self._staying, place, 0, group.rows / self._share, group.bytes / self._share)
+                self._stays_whatever_its_age(group)
+
+    def _stays_whatever_its_age(self, group: SampledRows) -> None:
+        """Rows that the run's verdict speaks about without a cut, or that no rule speaks about."""
+        link = self._policy.link(group.dag_id, group.scopes)
+        position = link.position if link else None
+        if position in self._reason_of or link is None:
+            place = (group.dag_id, position, self._reason_of.get(position, Reason.NO_RULE))
+            self._add(self._staying, place, 0, group.rows / self._share, group.bytes / self._share)
 
     def measured(self, part: Part, dag_id: str, found: RunRows) -> None:
         """Count what goes, and what stays, of a run that may lose rows by this part of its verdict."""

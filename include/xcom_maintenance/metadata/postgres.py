@@ -41,8 +41,8 @@ from include.xcom_maintenance.metadata.port import (
 )
 from include.xcom_maintenance.metadata.postgres_session import Session, copy_out
 
-#: Pages that a sample of the table reads: 128 MB.
-_SAMPLE_PAGES = 16_384
+#: Pages that a sample of the table reads: 64 MB.
+_SAMPLE_PAGES = 8_192
 
 
 class PostgresMetadataStore:
@@ -185,7 +185,7 @@ class PostgresMetadataStore:
     def measure(self, doomed: Doomed) -> list[RunRows]:
         wanted = self._retention(doomed)
         found = self._session.rows(wanted.measure, {**wanted.parameters, **_columns(doomed)})
-        return [RunRows(*(int(figure or 0) for figure in row)) for row in found]
+        return [RunRows(*row) for row in found]
 
     def doomed_references(self, doomed: Doomed, base: BasePath) -> Iterator[RowReference]:
         wanted = self._retention(doomed)

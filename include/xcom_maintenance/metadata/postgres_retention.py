@@ -128,17 +128,23 @@ class Retention:
     @property
     def measure(self) -> str:
         """What goes, and what stays of the same runs, and why: run, cut, then rows and bytes of each."""
+        kept = "count(*) FILTER (WHERE kept AND NOT young)", "sum(size) FILTER (WHERE kept AND NOT young)"
+        kept_rows, kept_bytes = kept if self._kept != "false" else ("0", "0")
         # OFFSET 0 keeps the values themselves out of whatever sorts or hashes the rows.
         return f"""{self._with}
-SELECT id, which, count(*) FILTER (WHERE NOT young AND NOT kept), sum(size) FILTER (WHERE NOT young AND NOT kept),
-       count(*) FILTER (WHERE young), sum(size) FILTER (WHERE young),
-       count(*) FILTER (WHERE kept AND NOT young), sum(size) FILTER (WHERE kept AND NOT young)
+SELECT id, which, rows - young_rows - kept_rows, bytes - young_bytes - kept_bytes, young_rows, young_bytes,
+       kept_rows, kept_bytes
 FROM (
-    SELECT l.id, l.which, x.timestamp >= l.cutoff AS young, {self._kept} AS kept,
-           coalesce(pg_column_size(x.value), 0) AS size
-    FROM live l JOIN xcom x ON x.dag_run_id = l.id WHERE {self._selected} OFFSET 0
-) measured
-GROUP BY id, which"""
+    SELECT id, which, count(*) AS rows, sum(size) AS bytes, count(*) FILTER (WHERE young) AS young_rows,
+           coalesce(sum(size) FILTER (WHERE young), 0) AS young_bytes, {kept_rows} AS kept_rows,
+           coalesce({kept_bytes}, 0) AS kept_bytes
+    FROM (
+        SELECT l.id, l.which, x.timestamp >= l.cutoff AS young, {self._kept} AS kept,
+               coalesce(pg_column_size(x.value), 0) AS size
+        FROM live l JOIN xcom x ON x.dag_run_id = l.id WHERE {self._selected} OFFSET 0
+    ) looked_at
+    GROUP BY id, which
+) measured"""
 
     @property
     def references(self) -> str:
@@ -190,7 +196,7 @@ def runs(*, few_unfinished: bool) -> str:
     """
     state = _UNFINISHED_STATE if few_unfinished else "t.state IS NULL OR NOT t.state = ANY(%(task_states)s)"
     return f"""
-WITH r AS MATERIALIZED (
+WITH r AS NOT MATERIALIZED (
     SELECT id, dag_id, run_id, coalesce(state, '') AS state, run_after,
            created_at IS NULL OR created_at < %(horizon)s::timestamptz AS old
     FROM dag_run

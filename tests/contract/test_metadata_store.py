@@ -86,8 +86,9 @@ def test_measure_says_what_delete_takes(store: MetadataStore, history: History) 
     history.xcom(run, "young", age_days=1, key="young")
     [measured] = store.measure(older_than(run))
     deleted = store.delete(older_than(run), limit=10)
-    assert (measured.rows, measured.bytes) == (deleted.rows, deleted.bytes)
-    assert measured.rows == 2
+    assert measured.rows == deleted.rows == 2
+    assert (measured.younger_rows, measured.latest_rows) == (1, 0)
+    assert 1_000 < measured.bytes < 100_000  # compressed
     assert {key for *_, key in history.rows()} == {"young"}
 
 

@@ -122,9 +122,8 @@ def _delete_batch(
         deleted = job.metadata.delete(batch.doomed, limit=batch.limit, archive=next(archives) if archives else None)
         seconds = round(time.monotonic() - started, 3)
         gone += deleted.rows
-        size = deleted.bytes if deleted.bytes is not None else round(batch.bytes * deleted.rows / max(1, batch.rows))
         figures["rows_deleted"] += deleted.rows
-        figures["bytes_deleted"] += size
+        figures["bytes_deleted"] += round(batch.bytes * deleted.rows / max(1, batch.rows))  # as planned
         figures["transactions"] += 1
         figures["longest_transaction_seconds"] = max(figures["longest_transaction_seconds"], seconds)
         progress.add(deleted.rows)

@@ -18,6 +18,8 @@ from include.xcom_maintenance.reports.report import Table
 
 #: Blobs looked up at once before they are swept.
 _HEADS_AT_ONCE = 1_000
+#: The phase of the tasks that worked at the same time: the longest of them.
+_DELETING = "delete rows"
 
 
 def finish(job: Job, shards: list[Shard]) -> None:
@@ -61,6 +63,10 @@ def _collect(job: Job, shards: list[Shard]) -> list[str]:
         headline[name] = sum(part.get(name, 0) for _, part in parts)
     longest = max((part.get("longest_transaction_seconds", 0.0) for _, part in parts), default=0.0)
     headline["longest_transaction_seconds"] = longest
+    job.report.phases = [phase for phase in job.report.phases if phase["name"] != _DELETING]
+    job.report.phases.append(
+        {"name": _DELETING, "seconds": max((part.get("seconds", 0) for _, part in parts), default=0)}
+    )
     columns = ["task", "rows", "stored bytes", "transactions", "seconds", "of those waiting", "rows left", "stopped"]
     names = ["rows_deleted", "bytes_deleted", "transactions", "seconds", "seconds_waited", "rows_left", "stopped"]
     if parts:

@@ -29,10 +29,9 @@ from include.xcom_maintenance.core.records import (
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What one batch deleted: rows, and their stored bytes; None where the rows went into an archive uncounted."""
+    """What one batch deleted. Its bytes are known from the plan: to measure them again costs a fifth of the time."""
 
     rows: int
-    bytes: int | None
 
 
 class ArchiveSink(Protocol):

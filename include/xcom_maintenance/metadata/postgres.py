@@ -211,7 +211,7 @@ class PostgresMetadataStore:
             except _CameToLifeError as error:
                 remaining = remaining.without(error.dag_run_ids)
             if not remaining.dag_run_ids:
-                return Deleted(0, 0)
+                return Deleted(0)
 
     def _delete(
         self, doomed: Doomed, limit: int | None, archive: Callable[[], AbstractContextManager[ArchiveSink]] | None
@@ -222,22 +222,24 @@ class PostgresMetadataStore:
         """
         wanted = self._retention(doomed)
         parameters = {**wanted.parameters, **_columns(doomed), "limit": limit}
-        returning = "pg_column_size(x.value) AS size" if archive is None else postgres_restore.ARCHIVE_LINE
-        delete = wanted.delete(returning=returning, limited=limit is not None)
+        limited = limit is not None
 
         def work(cursor: Any) -> Deleted:
             if self._may_lock_runs:
                 cursor.execute(retention.LOCK_RUNS, parameters)
             if archive is None:
-                cursor.execute(retention.counted(delete), parameters)
-                [(rows, size)] = cursor.fetchall()
+                cursor.execute(wanted.delete(limited=limited), parameters)
+                deleted = Deleted(cursor.rowcount)
                 self._check_still_finished(cursor, wanted, parameters)
-                return Deleted(rows, int(size))
+                return deleted
             # The archive is complete and safe on disk when its context ends, which is before the commit.
             with archive() as sink:
-                rows = copy_out(cursor, postgres_restore.COPY_AS_LINES.format(deleting=delete), parameters, sink)
+                delete = wanted.delete(limited=limited, returning=postgres_restore.ARCHIVE_LINE)
+                deleted = Deleted(
+                    copy_out(cursor, postgres_restore.COPY_AS_LINES.format(deleting=delete), parameters, sink)
+                )
                 self._check_still_finished(cursor, wanted, parameters)
-            return Deleted(rows, None)
+            return deleted
 
         return self._session.change(work)
 

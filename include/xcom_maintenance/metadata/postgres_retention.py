@@ -157,15 +157,19 @@ FROM live l JOIN xcom x ON {self._doomed}
 WHERE CASE WHEN pg_column_size(x.value) <= 1500 AND jsonb_typeof(x.value) = 'string'
            THEN position(%(marker)s IN x.value #>> '{{}}') > 0 END"""
 
-    def delete(self, *, returning: str, limited: bool) -> str:
-        """The delete; limited to ``%(limit)s`` rows, for a run with more than one transaction may delete."""
+    def delete(self, *, limited: bool, returning: str | None = None) -> str:
+        """The delete; limited to ``%(limit)s`` rows, for a run with more than one transaction may delete.
+
+        :param returning: of the rows ``x``.
+        """
+        end = f" RETURNING {returning}" if returning else ""
         if not limited:
-            return f"{self._with} DELETE FROM xcom x USING live l WHERE {self._doomed} RETURNING {returning}"
+            return f"{self._with} DELETE FROM xcom x USING live l WHERE {self._doomed}{end}"
         # Choosing the rows first costs half as much again.
         return f"""{self._with}, doomed AS (
     SELECT x.ctid AS place FROM live l JOIN xcom x ON {self._doomed} LIMIT %(limit)s
 )
-DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place RETURNING {returning}"""
+DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place{end}"""
 
     @property
     def unfinished(self) -> str:
@@ -175,12 +179,6 @@ DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place RETURNING {returning
         """
         return f"""{"WITH " + _BUSY.rstrip(",") if self._few else ""}
 SELECT r.id FROM dag_run r WHERE r.id = ANY(%(ids)s::int[]) AND NOT ({_FINISHED[self._few].format(run="r")})"""
-
-
-def counted(delete: str) -> str:
-    """A delete that returns sizes, as one row: how many rows, how many bytes."""
-    before, _, rest = delete.partition("DELETE FROM xcom")
-    return f"{before.rstrip()}, gone AS (DELETE FROM xcom{rest}) SELECT count(*), coalesce(sum(size), 0) FROM gone"
 
 
 #: The first statement of a deleting transaction: a concurrent change of these runs waits for it, or it for the change,

@@ -46,6 +46,11 @@ def plan(job: Job) -> None:
             f"An enforcing run did not finish {name}: some of its blobs may be left. The next enforcing run goes on."
             for name in job.place.pending_manifests()
         ]
+        if settings.max_replication_lag_seconds is not None and not job.metadata.may_see_replication():
+            report.warnings.append(
+                "max_replication_lag_seconds is set, but the role of the connection may not see how far replicas lag "
+                "behind, so nothing waits for them. GRANT pg_monitor to it."
+            )
         owner = judge_owner(marked_owner(job.blobs), job.identity.owner) if job.blobs else []
         figures = CleanupFigures(tally.rows, tally.bytes, rows_in_table, clock_ahead)
         limits = CleanupLimits(settings.max_delete_rows, settings.max_delete_bytes, settings.max_delete_share)

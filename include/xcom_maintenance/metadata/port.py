@@ -170,6 +170,9 @@ class MetadataStore(Protocol):
     def pressure(self) -> Pressure:
         """How busy the database is with others right now."""
 
+    def may_see_replication(self) -> bool:
+        """Whether the role may see how far replicas lag behind."""
+
     def may_vacuum(self) -> bool:
         """Whether the role may vacuum the ``xcom`` table."""
 

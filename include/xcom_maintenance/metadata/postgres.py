@@ -256,6 +256,9 @@ class PostgresMetadataStore:
         [(waits, lag)] = self._session.rows(sql.PRESSURE)
         return Pressure(waits, None if lag is None else float(lag))
 
+    def may_see_replication(self) -> bool:
+        return bool(self._session.rows("SELECT pg_has_role('pg_read_all_stats', 'USAGE')")[0][0])
+
     def may_vacuum(self) -> bool:
         return bool(self._session.rows(sql.MAY_VACUUM)[0][0])
 

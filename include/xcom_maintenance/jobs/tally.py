@@ -55,6 +55,7 @@ class Tally:
         link = self._policy.link(group.dag_id, group.scopes)
         if link is None:
             position, reason = None, Reason.NO_RULE
+            self._dags_of_rule[None].add(group.dag_id)
         elif link.rule.hold:
             position, reason = link.position, Reason.HOLD
         else:
@@ -100,6 +101,7 @@ class Tally:
             for group in self._sampled.get(run.dag_run_id, ()):
                 link = self._policy.link(run.dag_id, group.scopes)
                 position = link.position if link else None
+                self._dags_of_rule[position].add(run.dag_id)
                 if position in staying or link is None:
                     place = (run.dag_id, position, staying.get(position, Reason.NO_RULE))
                     self._add(self._staying, place, 0, group.rows / self._share, group.bytes / self._share)

@@ -229,7 +229,8 @@ def sample(scopes: Sequence[Scope], parameters: dict[str, Any], *, percent: floa
     some = "" if percent >= 100 else " TABLESAMPLE SYSTEM (%(percent)s)"
     return f"""
 WITH {_AGES}
-SELECT x.dag_id, CASE WHEN r.old OR d.mixed THEN r.id END AS run, r.state = ANY(%(run_states)s) AS finished, {" + ".join(bits) or "0"} AS scopes,
+SELECT x.dag_id, CASE WHEN r.old OR d.mixed THEN r.id END AS run, r.state = ANY(%(run_states)s) AS finished,
+       {" + ".join(bits) or "0"} AS scopes,
        count(*), coalesce(sum(pg_column_size(x.value)), 0)
 FROM xcom x{some} JOIN r ON r.id = x.dag_run_id JOIN d ON d.dag_id = r.dag_id
 GROUP BY 1, 2, 3, 4"""

@@ -28,7 +28,8 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert set(listed) == set(Settings.model_fields)
     for name, default in Settings().model_dump(mode="json").items():
         if isinstance(default, int | float | str):
-            assert listed[name] == f"{default:g}" if isinstance(default, float) else listed[name] == str(default)
+            written = str(default).lower() if isinstance(default, bool) else str(default)
+            assert listed[name] == (f"{default:g}" if isinstance(default, float) else written), name
     assert set(table_after(rules, "| in a rule |")) == set(RetentionRule.model_fields)
     assert set(table_after(form, "| in the form |")) == RestoreSettings.FORM_ONLY
 

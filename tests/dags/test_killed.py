@@ -1,8 +1,7 @@
-"""A cleanup that is killed at any moment and run again ends where one ends that was not killed."""
+"""A cleanup that is killed, or loses its database, at any moment and goes on or runs again ends as one that was not."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -16,18 +15,24 @@ from typing import Any
 import pytest
 
 from include.xcom_maintenance.blobs.files import FileBlobStore
+from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.reports.archive import Archives
 from include.xcom_maintenance.reports.place import ReportPlace
-from tests.conftest import REPOSITORY
-from tests.support.bundle import Bundle
+from include.xcom_maintenance.settings import Settings
+from tests.conftest import REPOSITORY, Database
+from tests.support.cleanups import Cleanup
 from tests.support.history import History
 
 #: Every call that reads or changes something outside the process.
 CALLS = [
     *((PostgresMetadataStore, name) for name in ("check", "measure", "delete", "referenced", "unfinished_runs")),
-    *((FileBlobStore, name) for name in ("check", "_stat", "_delete")),
-    *((ReportPlace, name) for name in ("write", "mark_pending", "clear_pending")),
+    *((FileBlobStore, name) for name in ("_stat", "_delete")),
+    *((ReportPlace, name) for name in ("write", "write_part", "mark_pending", "clear_pending")),
 ]
+PHASES = ("plan", "share_out", "delete_rows", "finish")
+#: Of the moments of a run, one in so many is tried as a second attempt at the same run, and one as another run.
+STRIDE = 4
 
 
 class Killed(BaseException):
@@ -35,20 +40,21 @@ class Killed(BaseException):
 
 
 @contextmanager
-def killed_at(moment: int | None) -> Iterator[Callable[[], int]]:
-    """Kill before (odd moments) or after (even ones) the n-th call; yields a count of the moments there were."""
+def interrupted_at(moment: int | None, how: Callable[[], None]) -> Iterator[Callable[[], int]]:
+    """Do something before (odd moments) or after (even) the n-th call; yields a count of the moments there were."""
     calls = 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == moment:
+            how()
 
     def wrap(original: Any) -> Any:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == moment:
-                raise Killed
+            count()
             result = original(*args, **kwargs)
-            calls += 1
-            if calls == moment:
-                raise Killed
+            count()
             return result
 
         return wrapper
@@ -59,16 +65,23 @@ def killed_at(moment: int | None) -> Iterator[Callable[[], int]]:
         yield lambda: calls
 
 
+def kill() -> None:
+    raise Killed
+
+
 class Deployment:
     """Some history with blobs, which can be laid out again and compared."""
 
-    def __init__(self, bundle: Bundle, history: History, folder: Path) -> None:
-        self.bundle, self.history, self.base = bundle, history, folder / "blobs"
-        bundle.common_io["xcom_objectstorage_path"] = f"file://{self.base}"
-        bundle.variable = {"batch_rows": 2}
+    def __init__(self, database: Database, history: History, folder: Path) -> None:
+        self.database, self.history, self.folder = database, history, folder
+        self.base = folder / "blobs"
+        self.base.mkdir(exist_ok=True)
+        self.settings = Settings(
+            mode="enforce", batch_rows=2, shard_rows=2, archive_path=f"file://{folder}/archive", retry_seconds=20
+        )
 
     def lay_out(self) -> None:
-        self.history.connection.execute("TRUNCATE dag_run CASCADE")
+        self.history.connection.execute("DELETE FROM xcom; DELETE FROM task_instance; DELETE FROM dag_run")
         for age in (30, 20, 10, 1):
             run = self.history.run("a", age, run_id=f"run_{age}", state="running" if age == 20 else "success")
             for key in ("x", "y"):
@@ -82,66 +95,121 @@ class Deployment:
     def state(self) -> tuple[object, object]:
         return self.history.rows(), {str(p.relative_to(self.base)) for p in self.base.rglob("*") if p.is_file()}
 
+    def cleanup(self, run_id: str) -> Cleanup:
+        base = BasePath.parse(f"file://{self.base}", setting="blob_base_path")
+        return Cleanup(
+            lambda: self.database.store(retry_seconds=self.settings.retry_seconds),
+            self.folder / "reports",
+            self.settings,
+            FileBlobStore(base, setting="blob_base_path"),
+            run_id,
+        )
+
+    def values(self) -> set[tuple[Any, ...]]:
+        """Every row with its value and its timestamp."""
+        found = self.history.connection.execute(
+            "SELECT run_id, task_id, map_index, key, value::text, extract(epoch FROM timestamp) FROM xcom"
+        )
+        return {(*row[:4], json.loads(row[4]), float(row[5])) for row in found}
+
+    def archived(self) -> set[tuple[Any, ...]]:
+        """What the complete files of the archive hold, as ``values`` names it."""
+        from airflow.sdk import ObjectStoragePath
+
+        archives = Archives(ObjectStoragePath(self.settings.archive_path or ""))
+        found = set()
+        for folder in (self.folder / "archive").glob("*/*"):
+            if not any(folder.glob("*.jsonl.gz")):
+                continue
+            for file in archives.find(f"file://{folder}"):
+                for batch in file.batches(max_rows=100, max_bytes=2**20):
+                    for row in batch:
+                        raw = json.loads(row.line)["row"]
+                        when = self.history.connection.execute(
+                            "SELECT extract(epoch FROM %s::timestamptz)", (raw["timestamp"],)
+                        ).fetchone()
+                        assert when is not None
+                        place = (row.run_id, row.task_id, row.map_index, row.key)
+                        found.add((*place, raw["value"], float(when[0])))
+                assert not file.cut_short
+        return found
+
 
 @pytest.fixture
-def deployment(bundle: Bundle, history: History, tmp_path: Path) -> Deployment:
-    return Deployment(bundle, history, tmp_path)
-
-
-def enforce(deployment: Deployment, run_id: str) -> None:
-    deployment.bundle.run("xcom_cleanup", run_id=run_id, mode="enforce").succeeded()
+def deployment(database: Database, history: History, tmp_path: Path) -> Deployment:
+    return Deployment(database, history, tmp_path)
 
 
 def test_killed_at_every_moment_and_run_again_it_ends_in_the_same_state(deployment: Deployment) -> None:
     deployment.lay_out()
-    with killed_at(None) as moments:
-        enforce(deployment, "whole")
+    reached: dict[str, range] = {}
+    with interrupted_at(None, kill) as moments:
+        whole = deployment.cleanup("whole")
+        for phase in PHASES:
+            first = moments() + 1
+            getattr(whole, phase)()
+            reached[phase] = range(first, moments() + 1)
+    assert len(whole.shards) == 2
+    assert all(len(those) >= 4 for those in reached.values()), reached
     expected = deployment.state()
-    assert moments() > 40
-    for moment in range(1, moments() + 1):
-        for again in ("same", "next"):
-            deployment.lay_out()
-            with killed_at(moment), pytest.raises(Killed):
-                enforce(deployment, f"killed_{moment}_{again}")
-            # Airflow tries the same run again, or the next scheduled run comes along.
-            enforce(deployment, f"killed_{moment}_{again}" if again == "same" else f"after_{moment}")
-            assert deployment.state() == expected, f"killed at moment {moment}, then the {again} run"
+    # The batches and the blobs are where it matters: there, every moment; elsewhere, the first ones and one in a few.
+    chosen = {*reached["delete_rows"], *(those[i] for those in reached.values() for i in (0, 1))}
+    chosen |= set(range(1, moments() + 1, STRIDE))
+    for moment in sorted(chosen):
+        deployment.lay_out()
+        before = deployment.values()
+        with interrupted_at(moment, kill), pytest.raises(Killed):
+            deployment.cleanup(f"killed_{moment}").run()
+        # Airflow tries the same run again, or the next scheduled run comes along.
+        deployment.cleanup(f"killed_{moment}" if moment % 2 else f"after_{moment}").run()
+        assert deployment.state() == expected, f"killed at moment {moment}"
+        assert before - deployment.values() <= deployment.archived(), f"killed at moment {moment}"
 
 
-def test_a_real_kill_in_the_middle_of_deleting_converges(deployment: Deployment, tmp_path: Path) -> None:
-    """SIGKILL a process that is deleting, wherever it happens to be."""
+# -- a real kill --------------------------------------------------------------------------
+
+SCRIPT = """
+import os, signal, sys, psycopg
+from pathlib import Path
+from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from tests.dags import test_killed as t
+
+conninfo, folder, phase, moment, run_id = sys.argv[1:]
+
+class There:
+    def store(self, **options):
+        return PostgresMetadataStore(
+            lambda: psycopg.connect(conninfo), setting="x", lock_timeout=5, statement_timeout=60, **options)
+
+cleanup = t.Deployment(There(), None, Path(folder)).cleanup(run_id)
+for before in t.PHASES[: t.PHASES.index(phase)]:
+    getattr(cleanup, before)()
+with t.interrupted_at(int(moment), lambda: os.kill(os.getpid(), signal.SIGKILL)):
+    getattr(cleanup, phase)()
+"""
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_no_real_kill_in_any_phase_loses_a_value(deployment: Deployment, phase: str) -> None:
     deployment.lay_out()
-    enforce(deployment, "whole")
+    deployment.cleanup("whole").run()
     expected = deployment.state()
-    script = tmp_path / "cleanup.py"
-    script.write_text(
-        "import json, sys, time\n"
-        "from tests.support.bundle import Bundle\n"
-        "from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore\n"
-        "delete = PostgresMetadataStore.delete\n"
-        "def slow(*args, **kwargs):\n"
-        "    result = delete(*args, **kwargs)\n"
-        "    print('deleted', flush=True)\n"
-        "    time.sleep(0.2)\n"
-        "    return result\n"
-        "PostgresMetadataStore.delete = slow\n"
-        "Bundle(**json.loads(sys.argv[1])).run('xcom_cleanup', run_id='killed', mode='enforce').succeeded()\n"
-    )
     deployment.lay_out()
-    process = subprocess.Popen(
-        [sys.executable, str(script), json.dumps(dataclasses.asdict(deployment.bundle))],
+    before = deployment.values()
+    database = deployment.database
+    moment = "8" if phase == "delete_rows" else "3"
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, database.server.url(database.name), deployment.folder, phase, moment, "killed"],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
+        check=False,
+        timeout=120,
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip() == "deleted":
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    assert deployment.state() != expected
-    enforce(deployment, "next")
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    deployment.cleanup("killed" if phase in {"plan", "delete_rows"} else "next").run()
     assert deployment.state() == expected
+    assert before - deployment.values() <= deployment.archived()

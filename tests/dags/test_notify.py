@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from include.xcom_maintenance import news, notify
 from include.xcom_maintenance.reports.enforcement import Enforcement
 from tests.support.bundle import Bundle, Outcome
 from tests.support.history import NOW, History, days_ago
@@ -152,7 +153,6 @@ def test_the_text_of_an_unknown_error_is_not_told(told: Told) -> None:
 
 
 def test_an_operator_can_tell_that_somebody_is_waited_for(told: Told, rows: None) -> None:
-    from include.xcom_maintenance import news, notify
 
     planned = told.bundle.task(CLEANUP, "plan", run_id="r", mode="enforce")
     context = {"dag_run": SimpleNamespace(dag_id=CLEANUP, run_id="r", conf={}), "params": {"max_age_days": 7}}
@@ -285,7 +285,6 @@ def test_nobody_who_may_start_a_run_can_choose_what_a_worker_imports(told: Told,
 
 
 def test_what_is_told_is_rendered_once_so_names_are_no_templates(told: Told, rows: None) -> None:
-    from include.xcom_maintenance import news
 
     run = SimpleNamespace(dag_id=CLEANUP, run_id="{{ 6 * 7 }}", conf={})
     with told.bundle.configured():

@@ -67,6 +67,8 @@ def delete_rows(job: Job, shard: Shard) -> dict[str, Any]:
         "seconds_waited": 0.0,
     } | (job.place.read_part(name) or {})
     figures |= {"done": False, "rows_left": 0, "stopped": "", "error": ""}
+    # An attempt that is killed leaves no word; what an earlier one left must not say that all is done.
+    job.place.write_part(name, figures)
     started = time.monotonic()
     deadline = datetime.fromisoformat(shard["deadline"]) if shard["deadline"] else None
     courtesy = Courtesy(job.settings, job.metadata, job.log, deadline)

@@ -57,6 +57,7 @@ class Tally:
         link = self._policy.link(group.dag_id, group.scopes)
         if link is None:
             position, reason = None, Reason.NO_RULE
+            self._dags_of_rule[None].add(group.dag_id)
         elif link.rule.hold:
             position, reason = link.position, Reason.HOLD
         else:
@@ -108,6 +109,7 @@ class Tally:
         """Rows that the run's verdict speaks about without a cut, or that no rule speaks about."""
         link = self._policy.link(group.dag_id, group.scopes)
         position = link.position if link else None
+        self._dags_of_rule[position].add(group.dag_id)
         if position in self._reason_of or link is None:
             place = (group.dag_id, position, self._reason_of.get(position, Reason.NO_RULE))
             self._add(self._staying, place, 0, group.rows / self._share, group.bytes / self._share)

@@ -165,11 +165,12 @@ WHERE CASE WHEN pg_column_size(x.value) <= 1500 AND jsonb_typeof(x.value) = 'str
         end = f" RETURNING {returning}" if returning else ""
         if not limited:
             return f"{self._with} DELETE FROM xcom x USING live l WHERE {self._doomed}{end}"
-        # Choosing the rows first costs half as much again.
+        # Choosing the rows first costs half as much again. The cutoff once more: a row that was written anew while the
+        # delete waited for it is looked at again, but not its place.
         return f"""{self._with}, doomed AS (
-    SELECT x.ctid AS place FROM live l JOIN xcom x ON {self._doomed} LIMIT %(limit)s
+    SELECT x.ctid AS place, l.cutoff FROM live l JOIN xcom x ON {self._doomed} LIMIT %(limit)s
 )
-DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place{end}"""
+DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place AND x.timestamp < doomed.cutoff{end}"""
 
     @property
     def unfinished(self) -> str:
@@ -178,12 +179,24 @@ DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place{end}"""
         A task can be cleared without its run being touched, so no lock would show it.
         """
         return f"""{"WITH " + _BUSY.rstrip(",") if self._few else ""}
-SELECT r.id FROM dag_run r WHERE r.id = ANY(%(ids)s::int[]) AND NOT ({_FINISHED[self._few].format(run="r")})"""
+SELECT r.id FROM dag_run r WHERE r.id = ANY(%(ids)s::int[]) AND ({_FINISHED[self._few].format(run="r")}) IS NOT TRUE"""
 
 
 #: The first statement of a deleting transaction: a concurrent change of these runs waits for it, or it for the change,
 #: and the statements after it see what was committed meanwhile.
 LOCK_RUNS = "SELECT id FROM dag_run WHERE id = ANY(%(ids)s::int[]) ORDER BY id FOR SHARE"
+
+
+#: Every run, whether it is old, and the DAGs of which a young run is due before an old one.
+_AGES = """r AS MATERIALIZED (
+    SELECT id, dag_id, run_id, coalesce(state, '') AS state, run_after,
+           created_at IS NULL OR created_at < %(horizon)s::timestamptz AS old
+    FROM dag_run
+),
+d AS MATERIALIZED (
+    SELECT dag_id, coalesce(max(run_after) FILTER (WHERE old) >= min(run_after) FILTER (WHERE NOT old), false) AS mixed
+    FROM r GROUP BY dag_id
+)"""
 
 
 def runs(*, few_unfinished: bool) -> str:
@@ -194,17 +207,9 @@ def runs(*, few_unfinished: bool) -> str:
     """
     state = _UNFINISHED_STATE if few_unfinished else "t.state IS NULL OR NOT t.state = ANY(%(task_states)s)"
     return f"""
-WITH r AS NOT MATERIALIZED (
-    SELECT id, dag_id, run_id, coalesce(state, '') AS state, run_after,
-           created_at IS NULL OR created_at < %(horizon)s::timestamptz AS old
-    FROM dag_run
-),
+WITH {_AGES},
 busy AS MATERIALIZED (
     SELECT t.dag_id, t.run_id, count(*) AS tasks FROM task_instance t WHERE {state} GROUP BY t.dag_id, t.run_id
-),
-d AS MATERIALIZED (
-    SELECT dag_id, coalesce(max(run_after) FILTER (WHERE old) >= min(run_after) FILTER (WHERE NOT old), false) AS mixed
-    FROM r GROUP BY dag_id
 )
 SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0)
 FROM r JOIN d USING (dag_id) LEFT JOIN busy USING (dag_id, run_id)
@@ -220,17 +225,18 @@ ORDER BY 1, 5 DESC NULLS FIRST, 2 DESC"""
 
 
 def sample(scopes: Sequence[Scope], parameters: dict[str, Any], *, percent: float) -> str:
-    """The rows on some of the table's pages, by run; those of young runs by DAG."""
+    """The rows on some of the table's pages, by run; those of runs that ``runs`` gives in numbers by DAG."""
     bits = [
         f"CASE WHEN {scope_condition(scope, f'scope{i}', parameters)} THEN {1 << i} ELSE 0 END"
         for i, scope in enumerate(scopes)
     ]
     some = "" if percent >= 100 else " TABLESAMPLE SYSTEM (%(percent)s)"
     return f"""
-SELECT x.dag_id, CASE WHEN r.created_at IS NULL OR r.created_at < %(horizon)s::timestamptz THEN r.id END AS run,
-       r.state IS NOT NULL AND r.state = ANY(%(run_states)s) AS finished, {" + ".join(bits) or "0"} AS scopes,
+WITH {_AGES}
+SELECT x.dag_id, CASE WHEN r.old OR d.mixed THEN r.id END AS run, r.state = ANY(%(run_states)s) AS finished,
+       {" + ".join(bits) or "0"} AS scopes,
        count(*), coalesce(sum(pg_column_size(x.value)), 0)
-FROM xcom x{some} JOIN dag_run r ON r.id = x.dag_run_id
+FROM xcom x{some} JOIN r ON r.id = x.dag_run_id JOIN d ON d.dag_id = r.dag_id
 GROUP BY 1, 2, 3, 4"""
 
 
@@ -273,8 +279,12 @@ def _pieces(glob: str) -> Iterator[str]:
 
 def _set(inner: str) -> str:
     """What stands between the brackets of a glob, as one of the characters that it allows."""
+    items: list[str] = []
+    # Python drops a range that runs backwards before it looks whether the set begins with "!".
+    while inner[1:2] == "-" and len(inner) > 2 and inner[0] > inner[2]:
+        inner = inner[3:]
     negated = inner.startswith("!")
-    items, at = [], int(negated)
+    at = int(negated)
     while at < len(inner):
         if inner[at + 1 : at + 2] == "-" and at + 2 < len(inner):
             low, high = inner[at], inner[at + 2]

@@ -21,6 +21,9 @@ _SET_TIMEOUTS = """SELECT set_config('lock_timeout', %(lock_timeout)s, true),
     set_config('statement_timeout', %(statement_timeout)s, true), set_config('jit', 'off', true),
     set_config('idle_in_transaction_session_timeout', '0', true)"""
 
+#: NULL for a number that is yet to be given out: a server that crashed knows nothing of what it had not written down.
+_STATUS = """SELECT CASE WHEN pg_current_xact_id() > %(id)s::xid8 THEN pg_xact_status(%(id)s::xid8) END"""
+
 
 class Session:
     """One connection for short transactions, opened at its first use and again whenever it was lost.
@@ -102,7 +105,7 @@ class Session:
         """
         for attempt in self._attempts():
             with attempt:
-                [(status,)] = self.rows("SELECT pg_xact_status(%(id)s::xid8)", {"id": transaction})
+                [(status,)] = self.rows(_STATUS, {"id": transaction})
                 if status == "in progress":
                     raise TryAgain("A transaction is still being decided", remedy="The task is retried")
                 return bool(status == "committed")

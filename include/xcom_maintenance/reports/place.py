@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -71,11 +72,11 @@ class ReportPlace:
     def drop_parts(self) -> None:
         """Forget the figures of an earlier attempt at this run."""
         with self._errors("written"):
-            for number in count(1):
-                path = self.file(f".shard-{number}.figures")
-                if not path.exists():
-                    return
-                path.unlink()
+            # Any number may be missing: that of a task that was killed.
+            parts = re.compile(re.escape(self._stem) + r"\.shard-\d+\.figures")
+            for path in list(self._folder.iterdir()):
+                if parts.fullmatch(path.name):
+                    path.unlink()
 
     # -- manifests: compressed JSON lines, streamed both ways --------------------------------------------------------
 

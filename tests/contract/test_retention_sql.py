@@ -1,0 +1,298 @@
+"""The statements of retention against Python: globs, horizons, selections; and no short cut changes what they say."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from include.xcom_maintenance.core.records import Cut, Doomed, Run, Scope, Selection, YoungerRuns
+from include.xcom_maintenance.metadata import postgres_retention as retention
+from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from tests.conftest import Database
+from tests.support.history import History, days_ago
+from tests.support.worlds import World, WorldRun, latest_values, rows_left, worlds, write
+
+FEW = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+
+_text = st.text(st.sampled_from("abcABC-]![^\\\n$.|()+{}*?&~#é\U0001f600\u2028 09_"), max_size=6)
+_sets = st.text(st.sampled_from("abc-]![^\\zA&~|\n.é"), max_size=6).map(lambda inner: f"[{inner}]")
+_globs = st.lists(st.one_of(_text, _sets, st.sampled_from("*?")), max_size=3).map("".join)
+
+
+def _store(database: Database, *, few: bool) -> PostgresMetadataStore:
+    store = database.store()
+    store._few_unfinished = few
+    return store
+
+
+# -- globs --------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(_globs, min_size=40, max_size=60), st.lists(_text, min_size=40, max_size=60))
+def test_no_glob_matches_more_or_less_in_the_database_than_in_python(
+    history: History, globs: list[str], names: list[str]
+) -> None:
+    found = history.connection.execute(
+        """SELECT g.number, n.number
+           FROM unnest(%s::text[]) WITH ORDINALITY AS g(pattern, number),
+                unnest(%s::text[]) WITH ORDINALITY AS n(name, number)
+           WHERE n.name ~ g.pattern""",
+        ([retention.regular_expression([glob]) for glob in globs], names),
+    ).fetchall()
+    matched = {(globs[g - 1], names[n - 1]) for g, n in found}
+    assert matched == {(glob, name) for glob in globs for name in names if fnmatchcase(name, glob)}
+
+
+ODD = (
+    *(
+        "",
+        "*",
+        "?",
+        "[]]",
+        "[!]]",
+        "[",
+        "[!",
+        "[]",
+        "[a",
+        "[a-c]",
+        "[!a-c]",
+        "[c-a]",
+        "[!c-a]",
+        "[a-]",
+        "[-a]",
+        "[--0]",
+    ),
+    *("[c-a!]", "[c-a!b]", "[c-a^b]", "[c-b-a]", "[c-a!-b]", "[^a]", "[!^a]", "[[]", "[\\]", "[\\-a]", "\\*", "\\"),
+    *("a\n", "a*\n", "$", "^", "(a|b)", "a{2}", ".", "a+", "***:a", "(?i)a", "[[:alpha:]]", "[[.a.]]"),
+    *("[a-\U0001f600]", "[&&]"),
+)
+
+
+def test_no_odd_glob_means_something_else_in_the_database(history: History) -> None:
+    characters = ["", *"abc-]![^\\\n$.|()+{}*?&~zA:é\U0001f600"]
+    names = [first + second for first in characters for second in characters] + ["(a|b)", "aa", "***:a", "(?i)a", "a:]"]
+    for glob in ODD:
+        found = history.connection.execute(
+            "SELECT name FROM unnest(%s::text[]) AS n(name) WHERE name ~ %s",
+            (names, retention.regular_expression([glob])),
+        )
+        assert {name for (name,) in found} == {name for name in names if fnmatchcase(name, glob)}, glob
+
+
+# -- which runs there are -----------------------------------------------------------------
+
+
+@FEW
+@given(worlds(), st.sampled_from([None, 0.5, 3, 10, 25]), st.booleans())
+def test_runs_in_numbers_hide_no_run_that_may_lose_rows(
+    database: Database, history: History, world: World, horizon_days: float | None, few: bool
+) -> None:
+    now = write(history.connection, world)
+    horizon = None if horizon_days is None else now - timedelta(days=horizon_days)
+    with _store(database, few=few) as store:
+        found = list(store.runs(created_before=horizon))
+    assert found == list(_expected_runs(world, now, horizon_days))
+
+
+def _expected_runs(world: World, now: datetime, horizon_days: float | None) -> list[Run | YoungerRuns]:
+    expected: list[Run | YoungerRuns] = []
+    for dag_id in sorted({run.dag_id for run in world.runs}):
+        runs = [run for run in world.runs if run.dag_id == dag_id]
+        young = [r for r in runs if horizon_days is not None and r.created_days is not None
+                 and r.created_days <= horizon_days]  # fmt: skip
+        old = [run for run in runs if run not in young]
+        if any(one.due_days <= other.due_days for one in old for other in young):
+            young, old = [], runs
+        if young:
+            finished = [run for run in young if run.state_is_final]
+            expected.append(
+                YoungerRuns(dag_id, len(finished), sum(not r.finished for r in finished), len(young) - len(finished))
+            )
+        for run in sorted(old, key=lambda run: (run.due_days, -run.dag_run_id)):
+            unfinished = sum(not WorldRun("", 0, "success", 0, 0, True, {("", 0): s}, ()).finished
+                             for s in run.tasks.values())  # fmt: skip
+            due = now - timedelta(days=run.due_days)
+            expected.append(Run(run.dag_run_id, dag_id, run.run_id, run.state or "", due, unfinished))
+    return expected
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_a_run_that_does_not_say_when_it_was_created_counts_as_old(
+    database: Database, history: History, few: bool
+) -> None:
+    silent = history.run("a", 1)
+    history.connection.execute("UPDATE dag_run SET created_at = NULL")
+    with _store(database, few=few) as store:
+        [found] = store.runs(created_before=days_ago(100))
+    assert isinstance(found, Run)
+    assert found.dag_run_id == silent.dag_run_id
+
+
+# -- what goes ----------------------------------------------------------------------------
+
+_task_globs = st.lists(st.sampled_from(["*", "load", "[lL]oad", "train_*", "?rain_x", "none"]), max_size=2).map(tuple)
+_key_globs = st.lists(st.sampled_from(["*", "k", "m*", "[!k]*"]), max_size=2).map(tuple)
+_scopes = st.builds(
+    Scope,
+    _task_globs.map(lambda globs: globs or ("*",)),
+    _task_globs,
+    _key_globs.map(lambda globs: globs or ("*",)),
+    _key_globs,
+)
+_selections = st.none() | st.builds(Selection, _scopes, st.lists(_scopes, max_size=2).map(tuple))
+
+
+@FEW
+@given(
+    worlds(),
+    st.lists(st.tuples(st.sampled_from([0, 2, 7, 20]), st.booleans(), _selections), min_size=1, max_size=3),
+    st.sampled_from([None, 1, 3]),
+    st.booleans(),
+)
+def test_sample_measure_and_delete_never_disagree_with_a_naive_count(
+    database: Database,
+    history: History,
+    world: World,
+    wanted: list[tuple[float, bool, Selection | None]],
+    limit: int | None,
+    few: bool,
+) -> None:
+    now = write(history.connection, world)
+    cuts = tuple(Cut(now - timedelta(days=days), keep, selection) for days, keep, selection in wanted)
+    # Every cut about some of the runs, so that a batch mixes them; a run comes once.
+    doomed = Doomed(cuts, [r.dag_run_id for r in world.runs], [i % len(cuts) for i in range(len(world.runs))])
+    going: Counter[int] = Counter()
+    young: Counter[int] = Counter()
+    latest: Counter[int] = Counter()
+    kept = world.rows()
+    pulled = latest_values(world, now)
+    for number, run in enumerate(world.runs):
+        days, keep_latest, selection = wanted[number % len(cuts)]
+        for row in run.rows:
+            if not run.finished or not _selected(selection, row.task_id, row.key):
+                continue
+            place = (run.dag_run_id, row.task_id, row.map_index, row.key)
+            if row.age_days <= days:
+                young[run.dag_run_id] += 1
+            elif keep_latest and place in pulled:
+                latest[run.dag_run_id] += 1
+            else:
+                going[run.dag_run_id] += 1
+                kept.discard(place)
+    with _store(database, few=few) as store, _store(database, few=not few) as other:
+        measured = store.measure(doomed)
+        assert sorted(map(repr, measured)) == sorted(map(repr, other.measure(doomed)))
+        figures = {m.dag_run_id: (m.rows, m.younger_rows, m.latest_rows) for m in measured}
+        speaks_about = going | young | latest
+        assert figures == {i: (going[i], young[i], latest[i]) for i in speaks_about}
+        scopes = [selection.scope for _, _, selection in wanted if selection]
+        sample = store.sample(scopes)
+        assert sample.share == 1
+        by_scope: Counter[tuple[int | None, int]] = Counter()
+        for group in sample.groups:
+            by_scope[group.dag_run_id, group.scopes] += group.rows
+        naive: Counter[tuple[int | None, int]] = Counter(
+            (run.dag_run_id, sum(scope.matches(row.task_id, row.key) << i for i, scope in enumerate(scopes)))
+            for run in world.runs
+            for row in run.rows
+        )
+        assert by_scope == naive
+        deleted = 0
+        while gone := store.delete(doomed, limit=limit).rows:
+            assert limit is None or gone <= limit
+            deleted += gone
+    assert deleted == going.total()
+    assert rows_left(history.connection) == kept
+
+
+def _selected(selection: Selection | None, task_id: str, key: str) -> bool:
+    if selection is None:
+        return True
+    return selection.scope.matches(task_id, key) and not any(s.matches(task_id, key) for s in selection.before)
+
+
+def test_the_last_look_before_the_commit_overlooks_no_state_of_a_run(history: History) -> None:
+    runs = [history.run("a", age, state="success") for age in range(5)]
+    ids = [run.dag_run_id for run in runs]
+    for dag_run_id, state in zip(ids, [None, "queued", "running", ""], strict=False):
+        history.connection.execute("UPDATE dag_run SET state = %s WHERE id = %s", (state, dag_run_id))
+    for few in (False, True):
+        cut = retention.Retention([Cut(days_ago(7))], few_unfinished=few)
+        found = history.connection.execute(cut.unfinished.encode(), {**cut.parameters, "ids": ids}).fetchall()
+        assert {dag_run_id for (dag_run_id,) in found} == set(ids[:4])
+
+
+def test_many_unfinished_tasks_change_nothing_but_the_way_of_looking(database: Database, history: History) -> None:
+    done, busy = history.run("a", 30), history.run("a", 31)
+    for run in (done, busy):
+        history.xcom(run, age_days=30)
+    doomed = Doomed((Cut(days_ago(7)),), [done.dag_run_id, busy.dag_run_id], [0, 0])
+    history.task(busy, "waiting", None)
+    with database.store() as store:
+        store.check(may_delete=True, reads_references=False)
+        assert store._few_unfinished
+        with_few = store.measure(doomed), [r for r in store.runs() if isinstance(r, Run)]
+        history.connection.execute(
+            """INSERT INTO task_instance (id, task_id, dag_id, run_id, map_index, state, try_number, pool, pool_slots)
+               SELECT gen_random_uuid(), 'mapped', %s, %s, i, CASE WHEN i %% 2 = 0 THEN 'scheduled' END, 1, 'p', 1
+               FROM generate_series(0, 2100) i""",
+            (busy.dag_id, busy.run_id),
+        )
+        store.check(may_delete=True, reads_references=False)
+        assert not store._few_unfinished
+        assert store.measure(doomed) == with_few[0]
+        assert [r.unfinished_tasks for r in store.runs() if isinstance(r, Run)] == [0, 2102]
+        # What was few when the task began may be many when it deletes.
+        store._few_unfinished = True
+        assert store.measure(doomed) == with_few[0]
+        assert store.delete(doomed).rows == 1
+    assert history.left() == {("a", busy.run_id)}
+
+
+# -- what changes while a batch waits ------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+def test_a_value_that_is_pushed_again_while_the_delete_waits_for_its_row_stays(
+    database: Database, history: History, limit: int | None
+) -> None:
+    run, other = history.run("a", 30), history.run("b", 1)
+    for key in ("again", "old"):
+        history.xcom(run, age_days=30, key=key)
+    doomed = Doomed((Cut(days_ago(7)),), [run.dag_run_id], [0])
+    # So many others that the rows are looked up by their place, which then is all that Postgres looks at again.
+    history.connection.execute(
+        """INSERT INTO task_instance (id, task_id, dag_id, run_id, map_index, state, try_number, pool, pool_slots)
+           SELECT gen_random_uuid(), 't', %s, %s, i, 'success', 1, 'p', 1 FROM generate_series(0, 4999) i""",
+        (other.dag_id, other.run_id),
+    )
+    history.connection.execute(
+        """INSERT INTO xcom (dag_run_id, dag_id, run_id, task_id, map_index, key, value, timestamp)
+           SELECT %s, %s, %s, 't', i, 'k', '1', now() FROM generate_series(0, 4999) i""",
+        (other.dag_run_id, other.dag_id, other.run_id),
+    )
+    history.connection.execute("ANALYZE xcom")
+    with database.connect() as writer, database.store() as store:
+        store.check(may_delete=True, reads_references=False)
+        writer.execute("UPDATE xcom SET value = '2', timestamp = now() WHERE key = 'again'")
+        thread = threading.Thread(target=store.delete, args=(doomed,), kwargs={"limit": limit})
+        thread.start()
+        while not _someone_waits(history):
+            time.sleep(0.01)
+        writer.commit()
+        thread.join()
+    assert {key for *_, key in history.rows()} == {"again", "k"}
+
+
+def _someone_waits(history: History) -> bool:
+    found = history.connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()
+    assert found is not None
+    return bool(found[0])

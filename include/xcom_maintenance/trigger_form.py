@@ -65,10 +65,12 @@ def cleanup() -> dict[str, Param]:
             "Rows beyond this many newest finished runs of a DAG go, unless a rule has its own.",
             minimum=1,
         ),
-        "max_delete_rows": integer("Row limit", "Stop, and change nothing, above this many rows.", minimum=1),
+        "max_delete_rows": integer(
+            "Row limit", "A plan that deletes more rows needs approval, unless on_limit says otherwise.", minimum=1
+        ),
         "max_delete_share": number(
             "Row limit (share)",
-            "Stop, and change nothing, above this share of all rows.",
+            "A plan that deletes more of all rows needs approval, unless on_limit says otherwise.",
             exclusiveMinimum=0,
             maximum=1,
         ),

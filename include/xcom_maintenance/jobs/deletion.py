@@ -80,7 +80,7 @@ def delete_rows(job: Job, shard: Shard) -> dict[str, Any]:
     finally:
         figures["seconds"] = round(figures["seconds"] + time.monotonic() - started, 3)
         figures["seconds_waited"] = round(figures["seconds_waited"] + courtesy.waited, 3)
-        figures["stopped"] = courtesy.stopped
+        figures["stopped"] = courtesy.stopped if figures["rows_left"] else ""
         job.place.write_part(name, figures)
     job.log.info(
         "Deleted %s rows (%s bytes) in %s transactions",
@@ -105,6 +105,9 @@ def _delete(job: Job, shard: Shard, figures: dict[str, Any], courtesy: Courtesy)
         gone = _delete_batch(job, batch, figures, courtesy, archives, progress)
         if courtesy.stopped:
             figures["rows_left"] += max(0, batch.rows - gone)
+    # What an earlier attempt deleted is not left, though this one may have had no time to look.
+    planned = sum(line["rows"] for line in own)
+    figures["rows_left"] = min(figures["rows_left"], max(0, planned - figures["rows_deleted"]))
 
 
 def _delete_batch(

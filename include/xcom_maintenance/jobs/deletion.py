@@ -37,21 +37,35 @@ def share_out(job: Job) -> list[Shard]:
     if job.blobs is not None and (job.report.headline["blobs_to_purge"] or job.place.pending_manifests()):
         claim(job.blobs, job.identity)
     job.place.mark_pending()
-    all_rows, all_bytes = sum(rows for rows, _ in weights), sum(size for _, size in weights)
-    count = min(max(1, round(all_rows / settings.shard_rows)), settings.max_shards, len(weights))
     deadline = None
     if settings.max_minutes is not None:
         deadline = (datetime.now(UTC) + timedelta(minutes=settings.max_minutes)).isoformat()
-    shards: list[Shard] = []
-    done, first = 0.0, 0
-    for position, (rows, size) in enumerate(weights):
-        # Rows and bytes count alike: either may be what takes the time.
-        done += (rows / max(1, all_rows) + size / max(1, all_bytes)) / 2
-        if done >= (len(shards) + 1) / count - 1e-9 or position + 1 == len(weights):
-            shards.append({"shard": len(shards) + 1, "first": first, "last": position, "deadline": deadline})
-            first = position + 1
+    shards: list[Shard] = [
+        {"shard": number, "first": first, "last": last, "deadline": deadline}
+        for number, (first, last) in enumerate(
+            shares(weights, shard_rows=settings.shard_rows, max_shards=settings.max_shards), 1
+        )
+    ]
     job.log.info("%s batches for %s tasks", f"{len(weights):,}", len(shards))
     return shards
+
+
+def shares(weights: list[tuple[int, int]], *, shard_rows: int, max_shards: int) -> list[tuple[int, int]]:
+    """Divide batches into runs of about equal work, given as their first and last positions; none is empty.
+
+    :param weights: rows and bytes of each batch. They count alike, since either may be what takes the time.
+    """
+    all_rows, all_bytes = sum(rows for rows, _ in weights), sum(size for _, size in weights)
+    count = min(max(1, round(all_rows / shard_rows)), max_shards, len(weights))
+    found: list[tuple[int, int]] = []
+    done, first = 0.0, 0
+    for position, (rows, size) in enumerate(weights):
+        share = rows / max(1, all_rows)
+        done += (share + (size / all_bytes if all_bytes else share)) / 2
+        if done >= (len(found) + 1) / count - 1e-9 or position + 1 == len(weights):
+            found.append((first, position))
+            first = position + 1
+    return found
 
 
 def delete_rows(job: Job, shard: Shard) -> dict[str, Any]:

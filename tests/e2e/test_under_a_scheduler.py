@@ -169,7 +169,9 @@ def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: De
             "UPDATE xcom SET timestamp = now() - interval '30 days' WHERE run_id = %s", (run_id,)
         )
     history.connection.execute(
-        "UPDATE dag_run SET run_after = run_after - interval '30 days' WHERE run_id <> %s", (young,)
+        "UPDATE dag_run SET run_after = run_after - interval '30 days', created_at = created_at - interval '30 days'"
+        " WHERE dag_id = 'pushes' AND run_id <> %s",
+        (young,),
     )
     history.connection.execute(
         "UPDATE task_instance SET state = 'deferred' WHERE run_id = %s AND task_id = 'pull'", (unfinished,)

@@ -27,7 +27,9 @@ def test_every_setting_is_documented_with_its_default() -> None:
     listed = table_after(general, "| setting |")
     assert set(listed) == set(Settings.model_fields)
     for name, default in Settings().model_dump(mode="json").items():
-        if isinstance(default, int | float | str):
+        if isinstance(default, bool):
+            assert listed[name] == str(default).lower()
+        elif isinstance(default, int | float | str):
             assert listed[name] == f"{default:g}" if isinstance(default, float) else listed[name] == str(default)
     assert set(table_after(rules, "| in a rule |")) == set(RetentionRule.model_fields)
     assert set(table_after(form, "| in the form |")) == RestoreSettings.FORM_ONLY

@@ -33,7 +33,7 @@ import include
 
 include.__path__ = pkgutil.extend_path(include.__path__, "include")
 
-from include.xcom_maintenance import trigger_form
+from include.xcom_maintenance import callbacks, trigger_form
 
 
 @dag(
@@ -42,7 +42,13 @@ from include.xcom_maintenance import trigger_form
     start_date=datetime(2025, 1, 1),
     catchup=False,
     max_active_runs=1,
-    default_args={"owner": "platform", "retries": 2, "retry_delay": timedelta(minutes=1)},
+    default_args={
+        "owner": "platform",
+        "retries": 2,
+        "retry_delay": timedelta(minutes=1),
+        "on_failure_callback": callbacks.on_failure,
+    },
+    on_failure_callback=callbacks.on_run_failure,
     tags=["xcom", "maintenance"],
     params=trigger_form.restore(),
     doc_md=__doc__,

@@ -72,7 +72,12 @@ def xcom_cleanup() -> None:
 
         return tasks.run_part(deletion.share_out, planned)
 
-    @task(multiple_outputs=False, map_index_template="{{ task.op_kwargs['shard']['shard'] }}")
+    # Of a share that failed `finish` tells, once for all of them and with the counts.
+    @task(
+        multiple_outputs=False,
+        map_index_template="{{ task.op_kwargs['shard']['shard'] }}",
+        on_failure_callback=None,
+    )
     def delete_rows(planned: dict[str, Any], shard: dict[str, Any]) -> dict[str, Any]:
         """Delete the rows of a share, in short transactions that check every condition again."""
         from include.xcom_maintenance import tasks

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from demo.history import History
+from demo.history import History, Run
 from demo.maintenance import Report
 from demo.measure import Row, RowId, Snapshot
 from demo.stack import GRACE_PERIOD_DAYS
@@ -40,6 +40,9 @@ class Story:
     after: Snapshot
     cleanup_report: Report
     reconciliation_report: Report
+    restored: Run
+    after_restore: Snapshot
+    restore_report: Report
 
 
 def all_checks(story: Story) -> list[Check]:
@@ -62,6 +65,7 @@ def all_checks(story: Story) -> list[Check]:
             f"No orphan blob older than {GRACE.days} days is left",
             _some("orphans", story.after.orphans_older_than(GRACE)),
         ),
+        Check("The restored run has its rows again as they were, but for those whose blobs are gone", _restored(story)),
     ]
 
 
@@ -137,6 +141,25 @@ def _young_losses(story: Story) -> list[str]:
 def _bystanders(story: Story) -> list[str]:
     keys = {*BYSTANDERS, *story.before.archived}
     return _some("objects", {k for k in keys if story.before.objects.get(k) != story.after.objects.get(k)})
+
+
+def _restored(story: Story) -> list[str]:
+    run = (story.restored.dag_id, story.restored.run_id)
+    deleted = {
+        (row_id, row)
+        for row_id, row in story.before.rows.items()
+        if row_id[:2] == run and row_id not in story.after.rows
+    }
+    expected = {(row_id, row) for row_id, row in deleted if row.blob is None}
+    found = story.after_restore.rows.items() - story.after.rows.items()
+    reported = {"rows_restored": len(expected), "rows_whose_blob_is_gone": len(deleted) - len(expected)}
+    headline = story.restore_report.content["headline"]
+    return [
+        *([] if expected else ["there were no rows to restore"]),
+        *_some("rows", found ^ expected),
+        *_some("rows lost", story.after.rows.keys() - story.after_restore.rows.keys()),
+        *_difference("figures", {(name, headline[name]) for name in reported}, reported.items()),
+    ]
 
 
 def _changed(before: Snapshot, after: Snapshot) -> list[str]:

@@ -16,7 +16,8 @@ from demo.stack import PREFIX, Stack, failed_task_logs
 from local_stack.processes import StackError
 
 AUDIT, CLEANUP, RECONCILIATION = "xcom_size_audit", "xcom_cleanup", "xcom_orphan_reconciliation"
-MAINTENANCE = (AUDIT, CLEANUP, RECONCILIATION)
+RESTORE = "xcom_restore"
+MAINTENANCE = (AUDIT, CLEANUP, RECONCILIATION, RESTORE)
 
 _TROUBLE = {"failed", "up_for_retry", "upstream_failed"}
 
@@ -40,8 +41,12 @@ class Report:
 
     def listed_rows(self) -> Counter[tuple[str, str]]:
         """How many rows of each run, by DAG id and run id, the run listed."""
-        rows = (line for line in self.manifest() if line["kind"] == "rows")
-        return Counter({(line["dag_id"], line["run_id"]): line["rows"] for line in rows if line["rows"]})
+        listed: Counter[tuple[str, str]] = Counter()
+        for line in self.manifest():
+            if line["kind"] == "rows":
+                for _, dag_id, run_id, _, rows, _ in line["runs"]:
+                    listed[dag_id, run_id] += rows
+        return listed
 
 
 def prepare(stack: Stack, screen: Screen) -> None:
@@ -52,7 +57,7 @@ def prepare(stack: Stack, screen: Screen) -> None:
     screen.line(f"Switched on: {', '.join(MAINTENANCE)}")
 
 
-def run_together(stack: Stack, screen: Screen, runs: Iterable[tuple[str, dict[str, str]]]) -> dict[str, Report]:
+def run_together(stack: Stack, screen: Screen, runs: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Report]:
     """Trigger DAGs with their conf, all at once, wait for them, and show what each found."""
     started = {dag_id: stack.airflow.trigger(dag_id, conf) for dag_id, conf in runs}
     for dag_id, run_id in started.items():
@@ -63,9 +68,24 @@ def run_together(stack: Stack, screen: Screen, runs: Iterable[tuple[str, dict[st
     return reports
 
 
-def run(stack: Stack, screen: Screen, dag_id: str, conf: dict[str, str]) -> Report:
+def run(stack: Stack, screen: Screen, dag_id: str, conf: dict[str, Any]) -> Report:
     """As ``run_together``, for one DAG."""
     return run_together(stack, screen, [(dag_id, conf)])[dag_id]
+
+
+def run_and_approve(stack: Stack, screen: Screen, dag_id: str, conf: dict[str, Any]) -> Report:
+    """Trigger a DAG whose plan is above a limit, and approve the plan as a person would in the Airflow UI."""
+    run_id = stack.airflow.trigger(dag_id, conf)
+    stack.airflow.wait_for_question(dag_id, run_id)
+    limits = ", ".join(f"{name}: {value}" for name, value in conf.items() if name != "mode")
+    screen.line(f"{dag_id} waits for a person, because of {limits}. It asks, with the whole plan below:")
+    screen.detail(stack.airflow.question(dag_id, run_id)["subject"])
+    stack.airflow.answer(dag_id, run_id, "Approve")
+    screen.line("Approved through the REST API")
+    _wait(stack, dag_id, run_id)
+    report = _read(stack, dag_id, run_id)
+    _show(screen, dag_id, report)
+    return report
 
 
 def _wait(stack: Stack, dag_id: str, run_id: str, timeout: float = 150) -> None:
@@ -95,7 +115,8 @@ def _read(stack: Stack, dag_id: str, run_id: str) -> Report:
 def _show(screen: Screen, dag_id: str, report: Report) -> None:
     content = report.content
     seconds = sum(phase["seconds"] for phase in content["phases"])
-    screen.line(f"{dag_id}: {content['status']}, {seconds:.1f} s of work")
+    approval = f", {content['approval']}" if content["approval"] else ""
+    screen.line(f"{dag_id}: {content['status']}{approval}, {seconds:.1f} s of work")
     for name, value in content["headline"].items():
         figure = f"{value:,}" if isinstance(value, int | float) else str(value)
         screen.detail(f"{name.replace('_', ' ')}: {figure}")

@@ -16,12 +16,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from demo import maintenance
 from demo.checks import GRACE, Check, Story, all_checks
-from demo.history import make_history
-from demo.maintenance import AUDIT, CLEANUP, RECONCILIATION
+from demo.history import SALES, make_history
+from demo.maintenance import AUDIT, CLEANUP, RECONCILIATION, RESTORE
 from demo.measure import Snapshot, take_snapshot
 from demo.screen import Screen
 from demo.stack import REPOSITORY, Stack, running_stack
@@ -29,7 +29,8 @@ from demo.trouble import make_trouble
 from local_stack.processes import StackError
 
 FOLDER = REPOSITORY / "build" / "demo"
-_REPORT, _ENFORCE = {"mode": "report"}, {"mode": "enforce"}
+_REPORT: dict[str, Any] = {"mode": "report"}
+_ENFORCE: dict[str, Any] = {"mode": "enforce"}
 
 
 def main() -> int:
@@ -82,13 +83,21 @@ def _show(stack: Stack, screen: Screen) -> list[Check]:
     after_report = take_snapshot(stack)
 
     screen.heading("Maintenance in enforce mode")
-    maintenance.run(stack, screen, CLEANUP, _ENFORCE)
+    cleaned = maintenance.run_and_approve(stack, screen, CLEANUP, _ENFORCE | {"max_delete_rows": 10})
     after_cleanup = take_snapshot(stack)
     maintenance.run(stack, screen, RECONCILIATION, _ENFORCE)
     after = take_snapshot(stack)
     maintenance.run(stack, screen, AUDIT, {})
 
-    screen.heading("Before and after, as the demo itself measures it (rows of the maintenance DAGs left out)")
+    screen.heading("Putting back a run whose rows the cleanup has deleted, from its archive")
+    restored = history.find(SALES, 14)
+    chosen = {"archive": f"{CLEANUP}/{cleaned.content['run_id']}", "dag_ids": SALES, "run_ids": restored.run_id}
+    restore_report = maintenance.run(stack, screen, RESTORE, _ENFORCE | chosen)
+    after_restore = take_snapshot(stack)
+
+    screen.heading(
+        "Before and after the deletions, as the demo itself measures it (rows of the maintenance DAGs left out)"
+    )
     _table(screen, before, after)
     screen.heading("Closing check")
     checks = all_checks(
@@ -99,6 +108,9 @@ def _show(stack: Stack, screen: Screen) -> list[Check]:
             after_report=after_report,
             after_cleanup=after_cleanup,
             after=after,
+            restored=restored,
+            after_restore=after_restore,
+            restore_report=restore_report,
             cleanup_report=reports[CLEANUP],
             reconciliation_report=reports[RECONCILIATION],
         )

@@ -38,12 +38,13 @@ class Stack:
     s3: RcloneS3
     airflow: Airflow
     reports: Path
+    archive: Path
 
 
 @contextlib.contextmanager
 def running_stack(folder: Path, screen: Screen) -> Iterator[Stack]:
     """Start everything in ``folder``; stop everything at the end, whatever the end is."""
-    reports = folder / "reports"
+    reports, archive = folder / "reports", folder / "archive"
     with contextlib.ExitStack() as servers:
         s3 = servers.enter_context(RcloneS3(folder / "s3"))
         s3.client().create_bucket(Bucket=BUCKET)
@@ -52,18 +53,18 @@ def running_stack(folder: Path, screen: Screen) -> Iterator[Stack]:
         screen.line(f"Postgres: {postgres.host}:{postgres.port}, database {DATABASE}; creating Airflow's schema")
         postgres.create_database(DATABASE)
         migrate(postgres.url(DATABASE))
-        postgres.grant_role(DATABASE)
+        postgres.grant_role(DATABASE, "GRANT INSERT")  # for xcom_restore
         screen.line("Airflow: starting scheduler, DAG processor, API server and triggerer")
         airflow = Airflow(
             folder / "airflow",
             postgres.url(DATABASE),
-            env=_environment(postgres, s3, reports),
+            env=_environment(postgres, s3, reports, archive),
             bundles={"xcom-maintenance": REPOSITORY, "workload": REPOSITORY / "demo" / "workload"},
         )
         _preload(airflow.home / "config")
         servers.enter_context(airflow)
         screen.line(f"Airflow is healthy: {airflow.url}")
-        yield Stack(postgres, s3, airflow, reports)
+        yield Stack(postgres, s3, airflow, reports, archive)
         screen.line("Stopping Airflow, Postgres and the S3 server")
 
 
@@ -78,14 +79,16 @@ def _preload(config: Path) -> None:
     (config / "airflow_local_settings.py").write_text(text, encoding="utf-8")
 
 
-def _environment(postgres: PostgresServer, s3: RcloneS3, reports: Path) -> dict[str, str]:
+def _environment(postgres: PostgresServer, s3: RcloneS3, reports: Path, archive: Path) -> dict[str, str]:
     return {
         "AIRFLOW__CORE__XCOM_BACKEND": "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend",
         "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": f"s3://aws_xcom@{BUCKET}/{PREFIX.rstrip('/')}",
         "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD": str(THRESHOLD),
         "AIRFLOW_CONN_AWS_XCOM": s3.airflow_connection_json(),
         "AIRFLOW_CONN_AIRFLOW_METADATA_DB": json.dumps(postgres.role_connection(DATABASE)),
-        "AIRFLOW_VAR_XCOM_MAINTENANCE": json.dumps({"report_path": f"file://{reports}"} | POLICY),
+        "AIRFLOW_VAR_XCOM_MAINTENANCE": json.dumps(
+            {"report_path": f"file://{reports}", "archive_path": f"file://{archive}"} | POLICY
+        ),
     }
 
 

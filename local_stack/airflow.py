@@ -13,6 +13,7 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -151,6 +152,33 @@ class Airflow:
         wait_until(finished, timeout=timeout, what=f"Run {run_id} of {dag_id} is not finished", interval=0.25)
         return state
 
+    def wait_for_question(self, dag_id: str, run_id: str, task_id: str = "approve", timeout: float = 120) -> None:
+        """Wait until a task of the run waits for a person; ``StackError`` if one fails first."""
+
+        def waits() -> bool:
+            states = {task["task_id"]: task["state"] for task in self.task_instances(dag_id, run_id)}
+            if "failed" in states.values():
+                raise StackError(f"{dag_id} failed (run {run_id}): {states}")
+            return states[task_id] in {"awaiting_input", "deferred"}
+
+        wait_until(waits, timeout=timeout, what=f"{dag_id} {run_id} does not wait for a person", interval=0.25)
+
+    def question(self, dag_id: str, run_id: str, task_id: str = "approve") -> dict[str, Any]:
+        """What a waiting task asks: subject, body, options, and who answered what."""
+        return dict(self.rest("GET", _question(dag_id, run_id, task_id)))
+
+    def answer(self, dag_id: str, run_id: str, option: str, task_id: str = "approve") -> None:
+        """Answer a waiting task, such as "Approve" or "Reject"."""
+        # An answer that overtakes the executor's word that the task has parked makes Airflow fail the task.
+        time.sleep(3)
+        self.rest("PATCH", _question(dag_id, run_id, task_id), json={"chosen_options": [option]})
+
+    def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:
+        """Clear tasks of a run, and those that come after them, so that they run again."""
+        body = {"dry_run": False, "dag_run_id": run_id, "task_ids": list(task_ids), "include_downstream": True}
+        body |= {"only_failed": False, "reset_dag_runs": True}
+        self.rest("POST", f"{_dag(dag_id)}/clearTaskInstances", json=body)
+
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         path = f"{_run(dag_id, run_id)}/taskInstances"
         return list(self.rest("GET", path, params={"limit": 100})["task_instances"])
@@ -278,6 +306,10 @@ def _dag(dag_id: str) -> str:
 
 def _run(dag_id: str, run_id: str) -> str:
     return f"{_dag(dag_id)}/dagRuns/{quote(run_id, safe='')}"
+
+
+def _question(dag_id: str, run_id: str, task_id: str) -> str:
+    return f"{_run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/-1/hitlDetails"
 
 
 def _log_lines(content: Iterable[Any]) -> Iterator[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -30,7 +31,12 @@ class ApproveLargePlan(ApprovalOperator):  # type: ignore[misc]
         if self.planned["approval"] != Approval.NEEDED:
             log.info("The plan is within its limits, or its mode is report: nobody is asked.")
             return None
-        self.subject, self.body, self.response_timeout = ask(context, self.planned)
+        with _final_errors():
+            question = ask(context, self.planned)
+        if question is None:
+            log.info("This plan was approved before: nobody is asked again.")
+            return None
+        self.subject, self.body, self.response_timeout = question
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> Any:
@@ -39,15 +45,30 @@ class ApproveLargePlan(ApprovalOperator):  # type: ignore[misc]
         user = event.get("responded_by_user")
         name = user.get("name") if isinstance(user, Mapping) else getattr(user, "name", None)
         rejected = Approval.TIMED_OUT if timed_out else Approval.REJECTED
-        answered(context, self.planned, Approval.GIVEN if given else rejected, name)
+        with _final_errors():
+            answered(context, self.planned, Approval.GIVEN if given else rejected, name)
         return super().execute_complete(context, dict(event))
 
 
-def ask(context: Any, planned: Mapping[str, Any]) -> tuple[str, str, timedelta]:
+@contextmanager
+def _final_errors() -> Iterator[None]:
+    """Have what only a person can mend fail the task at once: asking again would not help."""
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    from include.xcom_maintenance.core.errors import ConfigurationError
+
+    try:
+        yield
+    except ConfigurationError as error:
+        raise AirflowFailException(str(error)) from None
+
+
+def ask(context: Any, planned: Mapping[str, Any]) -> tuple[str, str, timedelta] | None:
     """Put into the report that an answer is waited for, and tell the notifier.
 
     :param planned: the summary of the task that planned.
-    :returns: subject and text of the question (Markdown), and how long to wait.
+    :returns: subject and text of the question (Markdown), and how long to wait; None if the plan was approved before,
+        as when the task is cleared: then it may be under way, or carried out, and the report must not forget that.
     """
     from include.xcom_maintenance import notify
     from include.xcom_maintenance.core.sizes import human_bytes
@@ -56,7 +77,9 @@ def ask(context: Any, planned: Mapping[str, Any]) -> tuple[str, str, timedelta]:
     from include.xcom_maintenance.run_context import planned_by
 
     settings, place, report = planned_by(context, planned)
-    report.status = "waiting"
+    if report.approval and report.approval.startswith(Approval.GIVEN):
+        return None
+    report.status, report.finished_at = "waiting", None
     subject = f"Delete {planned['rows_to_delete']:,} XCom rows ({human_bytes(planned['bytes_to_delete'])})?"
     warning = tell(
         notify.WAITING_APPROVAL,

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from include.xcom_maintenance import notify
-from include.xcom_maintenance.core.errors import ConfigurationError, ImplausiblePlan, MaintenanceError
+from include.xcom_maintenance.core.errors import ConfigurationError, FailedBefore, ImplausiblePlan, MaintenanceError
 from include.xcom_maintenance.run_context import fallback_place, notifier_settings, params_of, run_of
 
 log = logging.getLogger("xcom_maintenance")
@@ -37,12 +37,20 @@ def tell(
 
 
 def tell_failure(context: Mapping[str, Any]) -> None:
-    """Tell the notifier that a task has failed for good, unless it was told already that the guard refused."""
+    """Tell the notifier that a task has failed for good, unless that is no news.
+
+    It is none if it was told already that the guard refused, or if the task only failed because one before it did: that
+    one has told, or was killed, and then the run tells.
+    """
     from airflow.providers.common.compat.sdk import AirflowFailException
 
     error: Any = context.get("exception")
     # That `_run` raised it "from None" hides its cause from the log, not from us.
-    if isinstance(error, BaseException) and isinstance(error.__context__, ImplausiblePlan):
+    cause = error.__context__ if isinstance(error, BaseException) else None
+    if isinstance(cause, FailedBefore):
+        log.info("A task before this one has failed, which is not told again")
+        return
+    if isinstance(cause, ImplausiblePlan):
         _remember_told(context)
         return
     task_id = getattr(context.get("ti"), "task_id", "?")

@@ -10,7 +10,13 @@ from typing import Any, TypeVar
 
 from include.xcom_maintenance import metrics, notify, stores
 from include.xcom_maintenance import settings as configuration
-from include.xcom_maintenance.core.errors import ConfigurationError, ImplausiblePlan, MaintenanceError
+from include.xcom_maintenance.core.errors import (
+    ConfigurationError,
+    FailedBefore,
+    ImplausiblePlan,
+    MaintenanceError,
+    SharesFailed,
+)
 from include.xcom_maintenance.jobs.job import Job
 from include.xcom_maintenance.news import tell
 from include.xcom_maintenance.reports.archive import Archives
@@ -84,18 +90,37 @@ def run_finish(step: Callable[[Job], None], planned: Mapping[str, Any] | None, *
     """
     from airflow.providers.common.compat.sdk import AirflowFailException
 
-    if planned is None:
-        raise AirflowFailException("There is no plan to finish: see the log of the task plan.")
-    if not begun and planned["mode"] == "enforce":
-        from airflow.sdk import get_current_context
-
-        try:
-            _, _, report = planned_by(get_current_context(), planned)
-        except ConfigurationError as error:
-            raise AirflowFailException(str(error)) from None
-        if report.error is not None:  # in the report already
-            raise AirflowFailException(report.error["message"])
+    try:
+        if planned is None:
+            raise FailedBefore("There is nothing to finish, because the task plan has failed", remedy="See its log")
+        if not begun and planned["mode"] == "enforce":
+            _why_not_begun(planned)
+    except (ConfigurationError, FailedBefore) as error:
+        raise AirflowFailException(str(error)) from error
     return run_apply(step, planned)
+
+
+def _why_not_begun(planned: Mapping[str, Any]) -> None:
+    """A plan that was to be enforced was not: no harm if a person decided so.
+
+    :raises FailedBefore: if it is because a task has failed.
+    """
+    from airflow.sdk import get_current_context
+
+    settings, place, report = planned_by(get_current_context(), planned)
+    if report.status == "rejected":
+        return
+    if settings.mode_of(report.dag_id) == "report":
+        report.warnings.append("The mode was set back to report before the plan was carried out.")
+        report.finish("reported")
+        place.write(report)
+        return
+    if report.error is None:  # nobody could write it down
+        message = "The plan was not carried out, because the task approve or share_out has failed. See its log"
+        report.error = {"type": "FailedBefore", "message": message, "setting": None, "remedy": "See its log"}
+        report.finish("failed")
+        place.write(report)
+    raise FailedBefore("Nothing was carried out", remedy=report.error["message"])
 
 
 def _run(
@@ -144,7 +169,7 @@ def _run(
         metrics.emit(report, before)
         if isinstance(error, ImplausiblePlan):
             _tell(notify.PLAN_REFUSED, str(error), report, place, context)
-        if isinstance(error, ConfigurationError | ImplausiblePlan):
+        if isinstance(error, ConfigurationError | ImplausiblePlan | SharesFailed):
             raise AirflowFailException(str(error)) from None
         raise
     metrics.emit(report, before)

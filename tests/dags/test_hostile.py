@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
-from include.xcom_maintenance.core.errors import PartialFailure, StoreUnavailable
+from include.xcom_maintenance.core.errors import StoreUnavailable
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from tests.dags.conftest import Bucket
 from tests.support.bundle import Bundle
@@ -141,7 +141,7 @@ def test_a_second_attempt_adds_to_the_counts_of_the_first(bundle: Bundle, histor
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PostgresMetadataStore, "delete", fails_at_the_second)
-        with pytest.raises(PartialFailure, match="No lock"):
+        with pytest.raises(AirflowFailException, match="No lock"):
             apply(bundle, planned)
     [report] = Path(bundle.report_path.removeprefix("file://"), CLEANUP).glob("r.json")
     failed = json.loads(report.read_text())

@@ -332,8 +332,8 @@ def test_reports_and_manifests_may_lie_in_a_bucket(bundle: Bundle, bucket: Bucke
     run_id = "manual__2026-01-01T00:00:00.123456+00:00"
     bundle.task("xcom_cleanup", "plan", run_id=run_id, mode="enforce")
     folder = "some/reports/xcom_cleanup/"
-    suffixes = {key.removeprefix(folder + run_id) for key in bucket.listing() if key.startswith(folder)}
-    assert suffixes == {".json", ".md", ".manifest.jsonl.gz", f"{folder}.enforcement"}
+    suffixes = {key.removeprefix(folder + run_id) for key in bucket.listing() if key.startswith(folder + run_id)}
+    assert suffixes == {".json", ".md", ".manifest.jsonl.gz"}
     bucket.put(f"{folder}{run_id}.pending")
     history.connection.execute("DELETE FROM xcom")
     bundle.run("xcom_cleanup", mode="enforce", run_id="next")

@@ -27,6 +27,16 @@ from tests.support.history import History
 
 pytestmark = pytest.mark.e2e
 
+#: The states of the tasks of a cleanup: one that reports, one that was rejected, one that enforced.
+REPORTED = REJECTED = {
+    "plan": "success",
+    "approve": "success",
+    "share_out": "skipped",
+    "delete_rows": "skipped",
+    "finish": "skipped",
+}
+ENFORCED = dict.fromkeys(REPORTED, "success")
+
 DAGS = ("xcom_cleanup", "xcom_size_audit", "xcom_orphan_reconciliation", "xcom_restore")
 
 #: A DAG of a user, on the stock backend: values above the threshold go to the bucket.
@@ -79,7 +89,22 @@ class Deployment:
         return [(line["event"], line["message"]) for line in lines if line["run_id"] == run_id]
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
-        return {task["task_id"]: task["state"] for task in self.airflow.task_instances(dag_id, run_id)}
+        """The state of each task; of one that is mapped the states of all its instances, without repetition."""
+        found: dict[str, set[str]] = {}
+        for task in self.airflow.task_instances(dag_id, run_id):
+            found.setdefault(task["task_id"], set()).add(str(task["state"]))
+        return {task_id: " ".join(sorted(states)) for task_id, states in found.items()}
+
+    def ask(self, **conf: Any) -> str:
+        """Trigger a cleanup whose plan is above a limit, and wait for the question; returns its run id."""
+        run_id = self.airflow.trigger("xcom_cleanup", {"mode": "enforce", "max_delete_rows": 1, **conf})
+        self.airflow.wait_for_question("xcom_cleanup", run_id)
+        return run_id
+
+    def answer(self, run_id: str, option: str) -> str:
+        """Answer the question of a cleanup and wait for its end; returns the state of the run."""
+        self.airflow.answer("xcom_cleanup", run_id, option)
+        return self.airflow.wait_run("xcom_cleanup", run_id)
 
 
 @pytest.fixture(scope="module")
@@ -136,49 +161,95 @@ def test_only_the_dags_of_the_bundle_are_parsed(deployment: Deployment) -> None:
 
 
 def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: Deployment) -> None:
-    """Real runs on the stock backend; two of the three are made old, one of them unfinished."""
+    """Real runs on the stock backend; three of the four are made old, one of them unfinished."""
     history, bucket = deployment.history, deployment.bucket
-    old, unfinished, young = (deployment.run("pushes") for _ in range(3))
-    for run_id in (old, unfinished):
+    older, old, unfinished, young = (deployment.run("pushes") for _ in range(4))
+    for run_id in (older, old, unfinished):
         history.connection.execute(
             "UPDATE xcom SET timestamp = now() - interval '30 days' WHERE run_id = %s", (run_id,)
         )
     history.connection.execute(
-        "UPDATE dag_run SET run_after = run_after - interval '30 days' WHERE run_id <> %s", (young,)
+        "UPDATE dag_run SET run_after = run_after - interval '30 days', created_at = created_at - interval '30 days'"
+        " WHERE dag_id = 'pushes' AND run_id <> %s",
+        (young,),
     )
     history.connection.execute(
         "UPDATE task_instance SET state = 'deferred' WHERE run_id = %s AND task_id = 'pull'", (unfinished,)
     )
     rows, blobs = pushed(deployment), bucket.listing()
-    assert len([key for key in blobs if "/large/" in key]) == 6
+    assert len([key for key in blobs if "/large/" in key]) == 8
 
     reported = deployment.run("xcom_cleanup", mode="report")
-    assert deployment.states("xcom_cleanup", reported) == {"plan": "success", "apply": "skipped"}
+    assert deployment.states("xcom_cleanup", reported) == REPORTED
     assert pushed(deployment) == rows
     assert bucket.listing() == blobs
 
-    refused = deployment.run("xcom_cleanup", mode="enforce", max_delete_rows=1)
+    refused = deployment.run("xcom_cleanup", mode="enforce", max_delete_rows=1, on_limit="refuse")
     assert deployment.airflow.run_state("xcom_cleanup", refused) == "failed"
+    states = deployment.states("xcom_cleanup", refused)
+    assert (states["plan"], states["approve"], states["finish"]) == ("failed", "upstream_failed", "failed")
     assert pushed(deployment) == rows
     [(event, message)] = deployment.news(refused)
     assert event == "plan_refused"
     assert "max_delete_rows" in message
 
-    enforced = deployment.run("xcom_cleanup", mode="enforce")
-    assert deployment.states("xcom_cleanup", enforced) == {"plan": "success", "apply": "success"}
-    assert rows - pushed(deployment) == {row for row in rows if row[1] == old}
-    assert blobs - bucket.listing() == {key for key in blobs if f"/{old}/" in key}
+    too_late = deployment.ask(approval_timeout_hours=0.0005)
+    assert deployment.airflow.wait_run("xcom_cleanup", too_late) == "success"
+    assert deployment.states("xcom_cleanup", too_late) == REJECTED
+    report = deployment.report("xcom_cleanup", too_late)
+    assert (report["status"], report["approval"]) == ("rejected", "rejected: nobody answered in time")
+
+    rejected = deployment.ask()
+    assert deployment.answer(rejected, "Reject") == "success"
+    assert deployment.states("xcom_cleanup", rejected) == REJECTED
+    report = deployment.report("xcom_cleanup", rejected)
+    assert (report["status"], report["approval"]) == ("rejected", "rejected by admin")
+    assert pushed(deployment) == rows
+    assert bucket.listing() == blobs
+
+    enforced = deployment.ask(batch_rows=1, shard_rows=1)
+    question = deployment.airflow.question("xcom_cleanup", enforced)
+    planned = deployment.report("xcom_cleanup", enforced)["headline"]["rows_to_delete"]
+    assert question["subject"].startswith(f"Delete {planned:,} XCom rows (")
+    for words in ("max_delete_rows", "| pushes |", "older than max_age_days", f"| rows to delete | {planned} |"):
+        assert words in question["body"]
+    assert "raise the limit" not in question["body"]
+    assert pushed(deployment) == rows
+    assert deployment.answer(enforced, "Approve") == "success"
+    assert deployment.states("xcom_cleanup", enforced) == ENFORCED
+    report = deployment.report("xcom_cleanup", enforced)
+    assert (report["status"], report["approval"]) == ("enforced", "approved by admin")
+    [shares] = [table["rows"] for table in report["tables"] if table["title"] == "Rows deleted, by task"]
+    tasks = deployment.airflow.task_instances("xcom_cleanup", enforced)
+    assert len(shares) == 2 == len([task for task in tasks if task["task_id"] == "delete_rows"])
+    assert sum(share[1] for share in shares) == report["headline"]["rows_deleted"]
+    for run_id in (too_late, rejected, enforced):
+        assert [event for event, _ in deployment.news(run_id)] == ["waiting_approval"]
+    assert rows - pushed(deployment) == {row for row in rows if row[1] in {older, old}}
+    assert blobs - bucket.listing() == {key for key in blobs if f"/{older}/" in key or f"/{old}/" in key}
     headline = deployment.report("xcom_cleanup", enforced)["headline"]
     assert headline["rows_deleted"] == deployment.report("xcom_cleanup", reported)["headline"]["rows_to_delete"]
-    assert headline["blobs_deleted"] == 2
-    assert deployment.news(reported) == deployment.news(enforced) == []
+    assert headline["blobs_deleted"] == 4
+    assert deployment.news(reported) == []
     deadline = time.monotonic() + 20
     while "status.enforced" not in deployment.metrics.of("xcom_cleanup") and time.monotonic() < deadline:
         time.sleep(0.1)
     figures = deployment.metrics.of("xcom_cleanup")
     assert max(figures["rows_deleted"]) == headline["rows_deleted"]
-    assert max(figures["blobs_deleted"]) == 2
+    assert max(figures["blobs_deleted"]) == 4
     assert {"status.reported", "status.planned", "status.refused", "status.enforced"} <= set(figures)
+
+    # Cleared, it goes through all of it again: nobody is asked again, and there is nothing left to do.
+    rows, blobs = pushed(deployment), bucket.listing()
+    deployment.airflow.clear("xcom_cleanup", enforced, "approve")
+    assert deployment.airflow.wait_run("xcom_cleanup", enforced) == "success"
+    assert deployment.states("xcom_cleanup", enforced) == ENFORCED
+    again = deployment.report("xcom_cleanup", enforced)
+    assert (again["status"], again["approval"]) == ("enforced", "approved by admin")
+    for name in ("rows_deleted", "blobs_deleted"):
+        assert again["headline"][name] == headline[name]
+    assert len(deployment.news(enforced)) == 1
+    assert (pushed(deployment), bucket.listing()) == (rows, blobs)
 
 
 def test_archived_rows_come_back_with_the_values_that_they_had(deployment: Deployment) -> None:

@@ -131,7 +131,7 @@ class Bundle:
         return self.task(dag_id, "finish", planned, shards, run_id=run_id, **conf)  # type: ignore[no-any-return]
 
     def answer(self, dag_id: str, run_id: str, planned: Mapping[str, Any], answer: Approval, **conf: Any) -> str:
-        """Ask and answer as the operator of the approval does; returns the question."""
+        """Ask and answer as the operator of the approval does; returns the question, empty if none was."""
         from airflow.sdk.execution_time.context import set_current_context
 
         from include.xcom_maintenance import approval
@@ -139,9 +139,11 @@ class Bundle:
         dag_run = SimpleNamespace(dag_id=dag_id, run_id=run_id, conf=conf)
         context = {"dag_run": dag_run, "params": {**dags()[dag_id].params.dump(), **conf}}
         with self.configured(), set_current_context(context):  # type: ignore[arg-type]
-            subject, body, _ = approval.ask(context, planned)
+            question = approval.ask(context, planned)
+            if question is None:
+                return ""
             approval.answered(context, planned, answer, None if answer is Approval.TIMED_OUT else "somebody")
-        return f"{subject}\n{body}"
+        return f"{question[0]}\n{question[1]}"
 
 
 @dataclass

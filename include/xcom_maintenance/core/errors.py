@@ -41,3 +41,11 @@ class UnreadableManifest(MaintenanceError):
 
 class PartialFailure(MaintenanceError):
     """Some of the work was done and some failed; the counts are in the report, and a re-run converges."""
+
+
+class SharesFailed(PartialFailure):
+    """Other tasks did not do all of their work; this one would find the same if it tried again."""
+
+
+class FailedBefore(MaintenanceError):
+    """There is nothing to finish, because a task before this one failed; that one says why and tells people."""

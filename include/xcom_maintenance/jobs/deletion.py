@@ -37,21 +37,35 @@ def share_out(job: Job) -> list[Shard]:
     if job.blobs is not None and (job.report.headline["blobs_to_purge"] or job.place.pending_manifests()):
         claim(job.blobs, job.identity)
     job.place.mark_pending()
-    all_rows, all_bytes = sum(rows for rows, _ in weights), sum(size for _, size in weights)
-    count = min(max(1, round(all_rows / settings.shard_rows)), settings.max_shards, len(weights))
     deadline = None
     if settings.max_minutes is not None:
         deadline = (datetime.now(UTC) + timedelta(minutes=settings.max_minutes)).isoformat()
-    shards: list[Shard] = []
-    done, first = 0.0, 0
-    for position, (rows, size) in enumerate(weights):
-        # Rows and bytes count alike: either may be what takes the time.
-        done += (rows / max(1, all_rows) + size / max(1, all_bytes)) / 2
-        if done >= (len(shards) + 1) / count - 1e-9 or position + 1 == len(weights):
-            shards.append({"shard": len(shards) + 1, "first": first, "last": position, "deadline": deadline})
-            first = position + 1
+    shards: list[Shard] = [
+        {"shard": number, "first": first, "last": last, "deadline": deadline}
+        for number, (first, last) in enumerate(
+            shares(weights, shard_rows=settings.shard_rows, max_shards=settings.max_shards), 1
+        )
+    ]
     job.log.info("%s batches for %s tasks", f"{len(weights):,}", len(shards))
     return shards
+
+
+def shares(weights: list[tuple[int, int]], *, shard_rows: int, max_shards: int) -> list[tuple[int, int]]:
+    """Divide batches into runs of about equal work, given as their first and last positions; none is empty.
+
+    :param weights: rows and bytes of each batch. They count alike, since either may be what takes the time.
+    """
+    all_rows, all_bytes = sum(rows for rows, _ in weights), sum(size for _, size in weights)
+    count = min(max(1, round(all_rows / shard_rows)), max_shards, len(weights))
+    found: list[tuple[int, int]] = []
+    done, first = 0.0, 0
+    for position, (rows, size) in enumerate(weights):
+        share = rows / max(1, all_rows)
+        done += (share + (size / all_bytes if all_bytes else share)) / 2
+        if done >= (len(found) + 1) / count - 1e-9 or position + 1 == len(weights):
+            found.append((first, position))
+            first = position + 1
+    return found
 
 
 def delete_rows(job: Job, shard: Shard) -> dict[str, Any]:
@@ -82,7 +96,7 @@ def delete_rows(job: Job, shard: Shard) -> dict[str, Any]:
     finally:
         figures["seconds"] = round(figures["seconds"] + time.monotonic() - started, 3)
         figures["seconds_waited"] = round(figures["seconds_waited"] + courtesy.waited, 3)
-        figures["stopped"] = courtesy.stopped
+        figures["stopped"] = courtesy.stopped if figures["rows_left"] else ""
         job.place.write_part(name, figures)
     job.log.info(
         "Deleted %s rows (%s bytes) in %s transactions",
@@ -107,6 +121,9 @@ def _delete(job: Job, shard: Shard, figures: dict[str, Any], courtesy: Courtesy)
         gone = _delete_batch(job, batch, figures, courtesy, archives, progress)
         if courtesy.stopped:
             figures["rows_left"] += max(0, batch.rows - gone)
+    # What an earlier attempt deleted is not left, though this one may have had no time to look.
+    planned = sum(line["rows"] for line in own)
+    figures["rows_left"] = min(figures["rows_left"], max(0, planned - figures["rows_deleted"]))
 
 
 def _delete_batch(

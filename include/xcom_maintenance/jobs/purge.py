@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
-from include.xcom_maintenance.core.errors import PartialFailure, UnreadableManifest
+from include.xcom_maintenance.core.errors import PartialFailure, SharesFailed, UnreadableManifest
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.core.reference_formats import coordinates_of
 from include.xcom_maintenance.jobs.deletion import Shard
@@ -26,12 +26,13 @@ def finish(job: Job, shards: list[Shard]) -> None:
     """Purge the blobs whose rows are gone, and what earlier runs left behind; put everything into the report.
 
     :param shards: as they were shared out.
-    :raises PartialFailure: if a shard did not come to its end, or blobs could not be deleted; everything else was done.
+    :raises SharesFailed: if a shard did not come to its end.
+    :raises PartialFailure: if blobs could not be deleted; everything else was done.
     """
     report = job.report
     errors = _collect(job, shards)
     if errors:
-        raise PartialFailure(
+        raise SharesFailed(
             f"{len(errors)} of {len(shards)} tasks did not delete all of their rows: {'; '.join(sorted(set(errors)))}",
             remedy="What was deleted is counted. Clear the tasks that failed, or let the next run go on",
         )

@@ -188,7 +188,7 @@ LOCK_RUNS = "SELECT id FROM dag_run WHERE id = ANY(%(ids)s::int[]) ORDER BY id F
 
 
 #: Every run, whether it is old, and the DAGs of which a young run is due before an old one.
-_AGES = """r AS MATERIALIZED (
+_AGES = """r AS NOT MATERIALIZED (
     SELECT id, dag_id, run_id, coalesce(state, '') AS state, run_after,
            created_at IS NULL OR created_at < %(horizon)s::timestamptz AS old
     FROM dag_run

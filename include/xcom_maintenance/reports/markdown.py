@@ -32,10 +32,9 @@ def render(report: Report, *, short: bool = False) -> str:
     if report.error:
         parts.append(f"**Error.** {escape(report.error['message'])}")
     for objection in report.objections:
-        parts.append(
-            f"**Guard.** {escape(objection['problem'])} (setting: `{objection['setting']}`). "
-            f"{escape(objection['remedy'])}."
-        )
+        # Whoever is asked whether to carry the plan out need not raise its limit.
+        remedy = "" if short else f" {escape(objection['remedy'])}."
+        parts.append(f"**Guard.** {escape(objection['problem'])} (setting: `{objection['setting']}`).{remedy}")
     if report.approval:
         parts.append(f"**Approval.** {escape(report.approval)}.")
     parts += [f"**Warning.** {escape(warning)}" for warning in report.warnings]

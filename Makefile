@@ -22,7 +22,7 @@ $(READY): requirements-dev.lock
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement requirements-dev.lock
 	@touch $(READY)
 
-demo: $(READY)  ## A real Airflow, Postgres and S3: make trouble, run the three DAGs, show what they did (KEEP=1 keeps it up)
+demo: $(READY)  ## A real Airflow, Postgres and S3: make trouble, run the DAGs, show what they did (KEEP=1 keeps it up)
 	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
 
 test: lint  ## Lint, then run every test: unit, contract, DAGs, end to end (ARGS=... goes to pytest)

@@ -9,8 +9,8 @@ from typing import Any
 
 import psycopg
 
-#: A run has four tasks, each of which pushes five keys.
-TASKS, KEYS = 4, 5
+#: A run has twenty tasks, each of which pushes its return value and one more key.
+TASKS, KEYS = 20, 2
 ROWS_PER_RUN = TASKS * KEYS
 #: Different values; a prime, so that each task pushes values of every size.
 SAMPLES = 1_009

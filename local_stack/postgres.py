@@ -123,8 +123,13 @@ class PostgresServer:
             "schema": database,
         }
 
-    def restart(self) -> None:
-        """Stop and start on the same port with the same data; open connections are cut."""
+    def restart(self, *, crash: bool = False) -> None:
+        """Stop and start on the same port with the same data; open connections are cut.
+
+        :param crash: stop at once, so that the log is replayed at the start.
+        """
+        if crash:
+            os.kill(self._child.pid, signal.SIGQUIT)  # "immediate shutdown"
         self._child.stop()
         self._child = self._start()
 

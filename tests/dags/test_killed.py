@@ -16,6 +16,7 @@ import pytest
 
 from include.xcom_maintenance.blobs.files import FileBlobStore
 from include.xcom_maintenance.core.blob_uri import BasePath
+from include.xcom_maintenance.core.errors import StoreUnavailable
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from include.xcom_maintenance.reports.archive import Archives
 from include.xcom_maintenance.reports.place import ReportPlace
@@ -213,3 +214,38 @@ def test_no_real_kill_in_any_phase_loses_a_value(deployment: Deployment, phase: 
     deployment.cleanup("killed" if phase in {"plan", "delete_rows"} else "next").run()
     assert deployment.state() == expected
     assert before - deployment.values() <= deployment.archived()
+
+
+@pytest.mark.parametrize("moment", [3, 4])
+@pytest.mark.parametrize("phase", PHASES)
+def test_no_crash_of_the_database_in_any_phase_loses_a_value_or_a_count(
+    deployment: Deployment, phase: str, moment: int
+) -> None:
+    """What a task does not get over by itself, Airflow tries again."""
+    deployment.lay_out()
+    deployment.cleanup("whole").run()
+    expected = deployment.state()
+    deployment.lay_out()
+    before = deployment.values()
+    run = deployment.cleanup(f"crash_{phase}_{moment}")
+
+    def crash() -> None:
+        deployment.database.server.restart(crash=True)
+
+    for name in PHASES:
+        if name != phase:
+            getattr(run, name)()
+            continue
+        with interrupted_at(moment, crash) as moments:
+            try:
+                getattr(run, name)()
+            except StoreUnavailable:
+                getattr(run, name)()
+            assert moments() >= moment
+    deployment.history.connection.close()
+    with deployment.database.connect(autocommit=True) as connection:
+        deployment.history.connection = connection
+        assert deployment.state() == expected
+        assert before - deployment.values() <= deployment.archived()
+    assert run.report.status == "enforced"
+    assert run.report.headline["rows_deleted"] == len(before) - len(expected[0])  # type: ignore[arg-type]

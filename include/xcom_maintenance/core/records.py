@@ -92,6 +92,14 @@ class Doomed:
     dag_run_ids: Sequence[int] = ()
     which: Sequence[int] = ()
 
+    def parts(self, count: int) -> list[Doomed]:
+        """The same in so many parts of about as many runs, or in one if there are few."""
+        size = max(1_000, -(-len(self.dag_run_ids) // count))
+        return [
+            Doomed(self.cuts, self.dag_run_ids[first : first + size], self.which[first : first + size])
+            for first in range(0, len(self.dag_run_ids), size)
+        ]
+
     def without(self, dag_run_ids: Collection[int]) -> Doomed:
         """The same less some runs."""
         kept = [i for i, dag_run_id in enumerate(self.dag_run_ids) if dag_run_id not in dag_run_ids]

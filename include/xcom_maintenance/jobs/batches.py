@@ -14,16 +14,6 @@ from include.xcom_maintenance.reports.place import ManifestWriter
 KIND = "rows"
 
 
-@dataclass(frozen=True, slots=True)
-class Going:
-    """Rows of a run that go, and what decided that."""
-
-    run: Run
-    part: Part
-    rows: int
-    bytes: int
-
-
 @dataclass(slots=True)
 class Batches:
     """Writes runs into a manifest, as many to a line as one transaction may delete.
@@ -42,16 +32,20 @@ class Batches:
     _rows: int = 0
     _bytes: int = 0
 
-    def add(self, going: Going) -> None:
-        if self._runs and (self._rows + going.rows > self.max_rows or self._bytes + going.bytes > self.max_bytes):
+    def add(self, run: Run, part: Part, *, rows: int, size: int) -> None:
+        """Add a run's rows that go.
+
+        :param part: what decided that.
+        :param size: stored bytes.
+        """
+        if self._runs and (self._rows + rows > self.max_rows or self._bytes + size > self.max_bytes):
             self.flush()
-        which = self._numbers.setdefault(id(going.part), len(self._parts))
+        which = self._numbers.setdefault(id(part), len(self._parts))
         if which == len(self._parts):
-            self._parts.append(going.part)
-        run = going.run
-        self._runs.append([run.dag_run_id, run.dag_id, run.run_id, which, going.rows, going.bytes])
-        self._rows += going.rows
-        self._bytes += going.bytes
+            self._parts.append(part)
+        self._runs.append([run.dag_run_id, run.dag_id, run.run_id, which, rows, size])
+        self._rows += rows
+        self._bytes += size
 
     def flush(self) -> None:
         """Write the line that has been begun."""

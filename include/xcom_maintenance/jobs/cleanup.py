@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
+from operator import attrgetter
 
 from include.xcom_maintenance.core.guard import CleanupFigures, CleanupLimits, judge_cleanup, judge_owner
 from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, RunRows, YoungerRuns
 from include.xcom_maintenance.core.reference_formats import belongs_to
 from include.xcom_maintenance.core.retention import Part, Policy, RunVerdict
-from include.xcom_maintenance.jobs.batches import Batches, Going
-from include.xcom_maintenance.jobs.job import Job, Progress
+from include.xcom_maintenance.jobs.batches import Batches
+from include.xcom_maintenance.jobs.job import Job, Progress, uncollected
 from include.xcom_maintenance.jobs.ownership import marked_owner
 from include.xcom_maintenance.jobs.tally import Tally
 from include.xcom_maintenance.reports.place import ManifestWriter
@@ -26,18 +28,21 @@ _RUNS_AT_ONCE = 50_000
 def plan(job: Job) -> None:
     """Find out what goes and what stays, write it down, and let the guard look at it."""
     report, settings = job.report, job.settings
-    with report.phase("plan"), job.place.write_manifest() as manifest:
+    with report.phase("plan"), uncollected(), ThreadPoolExecutor(1) as pool, job.place.write_manifest() as manifest:
         now = job.metadata.now()
         clock_ahead = now - datetime.now(UTC)
         policy = policy_of(job, now)
         manifest.add(**job.plan_header("cleanup", now))
-        tally = Tally(policy, job.metadata.sample(policy.scopes, created_before=policy.horizon))
+        sampling = pool.submit(job.metadata.sample, policy.scopes, created_before=policy.horizon)
+        tally = Tally(policy)
         batches = Batches(manifest, max_rows=settings.batch_rows, max_bytes=settings.batch_bytes)
         verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
         progress = Progress(job.log, "Runs judged")
         while some := list(islice(verdicts, _RUNS_AT_ONCE)):
+            tally.take(sampling.result())
             _plan_some(job, some, tally, batches, manifest)
             progress.add(len(some))
+        tally.take(sampling.result())
         report.manifest = manifest.path
     with report.phase("guard"):
         rows_in_table = job.metadata.row_count_estimate()
@@ -91,12 +96,12 @@ def _plan_some(
             judged[verdict.run.dag_run_id] = verdict
     doomed = Doomed(tuple(cuts), ids, which)
     # In the order in which the runs were made, which is about how their rows lie on disk.
-    measured = sorted(job.metadata.measure(doomed), key=lambda found: found.dag_run_id) if ids else []
+    measured = sorted(job.metadata.measure(doomed), key=attrgetter("dag_run_id")) if ids else []
     for found in measured:
         run, part = judged[found.dag_run_id].run, parts[found.which]
         tally.measured(part, run.dag_id, found)
         if found.rows:
-            batches.add(Going(run, part, found.rows, found.bytes))
+            batches.add(run, part, rows=found.rows, size=found.bytes)
     batches.flush()
     if job.blobs is not None and any(found.rows for found in measured):
         _plan_blobs(job, _only_going(doomed, measured), tally, manifest)
@@ -121,8 +126,8 @@ def _plan_blobs(job: Job, doomed: Doomed, tally: Tally, manifest: ManifestWriter
 def current_cuts(job: Job, planned_at: datetime) -> dict[int, tuple[Cut, ...]]:
     """What the policy gives up now, run by run: settings and history may have changed since the plan."""
     policy = policy_of(job, planned_at)
-    verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
-    return dict(_cuts_of(verdicts))
+    with uncollected():
+        return dict(_cuts_of(policy.judge(job.metadata.runs(created_before=policy.horizon))))
 
 
 def _cuts_of(verdicts: Iterator[RunVerdict | YoungerRuns]) -> Iterator[tuple[int, tuple[Cut, ...]]]:

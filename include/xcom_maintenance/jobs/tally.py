@@ -30,9 +30,9 @@ class Tally:
     sample, which for a small table is all of it.
     """
 
-    def __init__(self, policy: Policy, sample: Sample) -> None:
+    def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._share = sample.share
+        self._share = 0.0
         self._sampled: defaultdict[int, list[SampledRows]] = defaultdict(list)
         self._going: defaultdict[_Place, _Sum] = defaultdict(_Sum)
         self._staying: defaultdict[_Place, _Sum] = defaultdict(_Sum)
@@ -46,6 +46,12 @@ class Tally:
         self.blobs: Counter[str] = Counter()
         #: Doomed rows that hold a path below the base path which no backend wrote for them.
         self.paths_of_others = 0
+
+    def take(self, sample: Sample) -> None:
+        """Take the sample, before the first run is counted; taken again it changes nothing."""
+        if self._share:
+            return
+        self._share = sample.share
         for group in sample.groups:
             if group.dag_run_id is None:
                 self._stays_with_its_run(group)

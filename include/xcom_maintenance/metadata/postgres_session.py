@@ -16,8 +16,9 @@ from include.xcom_maintenance.metadata.postgres_errors import translated
 _T = TypeVar("_T")
 _FETCH = 5_000
 _log = logging.getLogger("xcom_maintenance")
-#: Local to the transaction, which survives a pooler that hands connections round.
-_SET_TIMEOUTS = """SELECT set_config('lock_timeout', %(lock_timeout)s, true),
+#: Local to the transaction, which survives a pooler that hands connections round. The memory keeps sorts and hashes of
+#: a few hundred thousand runs out of temporary files.
+_SET_TIMEOUTS = """SELECT set_config('work_mem', '64MB', true), set_config('lock_timeout', %(lock_timeout)s, true),
     set_config('statement_timeout', %(statement_timeout)s, true), set_config('jit', 'off', true),
     set_config('idle_in_transaction_session_timeout', '0', true)"""
 

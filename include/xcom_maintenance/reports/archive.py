@@ -30,7 +30,7 @@ _BLOCK = 1024 * 1024
 #: It lets go of the interpreter while it compresses, so a second core is of use, and the database never waits.
 _COMPRESSORS = 2
 _AS_GZIP = 31
-_LEVEL = 1
+_LEVEL = 1  # the quickest but for none
 #: How many folders an error lists.
 _SHOWN = 20
 
@@ -179,7 +179,7 @@ class ArchiveSink:
     def _compress(self) -> None:
         block, self._buffer = self._buffer, bytearray()
         self._lines += block.count(b"\n")
-        self._pending.append(self._compressors.submit(self._gzip, block, 1, _AS_GZIP))
+        self._pending.append(self._compressors.submit(self._gzip, block, _LEVEL, _AS_GZIP))
         self._drain(2 * _COMPRESSORS)
 
     def _drain(self, left: int) -> None:

@@ -82,5 +82,5 @@ def test_what_an_earlier_attempt_left_does_not_speak_for_a_task_that_was_killed(
     again = Cleanup(database.store, tmp_path, settings, run_id="r")
     report = again.run()
     assert report.headline["rows_deleted"] == 1
-    parts = sorted(path.name for path in (tmp_path / "xcom_cleanup").glob("r.shard-*.json"))
-    assert parts == ["r.shard-1.json"]
+    parts = sorted(path.name for path in (tmp_path / "xcom_cleanup").glob("r.shard-*.figures"))
+    assert parts == ["r.shard-1.figures"]

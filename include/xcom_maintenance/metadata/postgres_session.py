@@ -17,8 +17,12 @@ _T = TypeVar("_T")
 _FETCH = 5_000
 _log = logging.getLogger("xcom_maintenance")
 #: Local to the transaction, which survives a pooler that hands connections round. The memory keeps sorts and hashes of
-#: a few hundred thousand runs out of temporary files.
-_SET_TIMEOUTS = """SELECT set_config('work_mem', '64MB', true), set_config('lock_timeout', %(lock_timeout)s, true),
+#: a few hundred thousand runs out of temporary files. A commit is a commit: a row that came back after a crash of the
+#: server would refer to a blob that went after it.
+_SET_TIMEOUTS = """SELECT set_config('work_mem', '64MB', true), set_config('synchronous_commit',
+        CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local'
+             ELSE current_setting('synchronous_commit') END, true),
+    set_config('lock_timeout', %(lock_timeout)s, true),
     set_config('statement_timeout', %(statement_timeout)s, true), set_config('jit', 'off', true),
     set_config('idle_in_transaction_session_timeout', '0', true)"""
 

@@ -196,7 +196,7 @@ def _quickest_gzip() -> Callable[[bytes | bytearray, int, int], bytes]:
         from isal import isal_zlib
     except ImportError:  # the bundle was updated without its requirements
         return zlib.compress
-    return isal_zlib.compress  # type: ignore[no-any-return]
+    return isal_zlib.compress
 
 
 class _Output(Protocol):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class Bench:
         for name, table in (("bench_small", small), ("bench_airflow", shape)):
             days = oldest(table, 50_000)
             found = [
-                self.once(f"ours, 50,000 of {table.rows:,} rows", lambda copy: _ours(self._server, copy, days), name)  # noqa: B023
+                self.once(f"ours, 50,000 of {table.rows:,} rows", partial(_ours, self._server, days=days), name)
                 for _ in range(REPEATS)
             ]
             seconds[name] = statistics.median(measured.seconds for measured in found)

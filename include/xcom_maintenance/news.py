@@ -67,7 +67,7 @@ def tell_failure(context: Mapping[str, Any]) -> None:
 def tell_run_failure(context: Mapping[str, Any]) -> None:
     """Tell the notifier that a run has failed, unless one of its tasks lived long enough to tell."""
     with suppress(Exception):  # what cannot be read has told nobody
-        if told_of(context).exists():
+        if _told_of(context).exists():
             log.info("A task has told that run %s failed", run_of(context)[1])
             return
     message = "The run has failed and no task could say why: one was killed or lost; see the logs of tasks and workers"
@@ -77,9 +77,9 @@ def tell_run_failure(context: Mapping[str, Any]) -> None:
 def _remember_told(context: Mapping[str, Any]) -> None:
     with suppress(Exception):  # then it is told twice, which is better than not at all
         if notifier_settings(params_of(context)).notifier is not None:
-            told_of(context).write_text("The failure of this run has been told.\n", encoding="utf-8")
+            _told_of(context).write_text("The failure of this run has been told.\n", encoding="utf-8")
 
 
-def told_of(context: Mapping[str, Any]) -> Any:
+def _told_of(context: Mapping[str, Any]) -> Any:
     """The file that says that a task of this run has told of its failure."""
     return fallback_place(context).file(".told")

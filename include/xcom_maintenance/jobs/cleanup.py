@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from operator import attrgetter
 
+from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.guard import CleanupFigures, CleanupLimits, judge_cleanup, judge_owner
 from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, RunRows, YoungerRuns
 from include.xcom_maintenance.core.reference_formats import belongs_to
@@ -104,7 +105,7 @@ def _plan_some(
             batches.add(run, part, rows=found.rows, size=found.bytes)
     batches.flush()
     if job.blobs is not None and any(found.rows for found in measured):
-        _plan_blobs(job, _only_going(doomed, measured), tally, manifest)
+        _plan_blobs(job, job.blobs, _only_going(doomed, measured), tally, manifest)
 
 
 def _only_going(doomed: Doomed, measured: list[RunRows]) -> Doomed:
@@ -112,9 +113,8 @@ def _only_going(doomed: Doomed, measured: list[RunRows]) -> Doomed:
     return Doomed(doomed.cuts, [found.dag_run_id for found in going], [found.which for found in going])
 
 
-def _plan_blobs(job: Job, doomed: Doomed, tally: Tally, manifest: ManifestWriter) -> None:
-    assert job.blobs is not None  # noqa: S101 - the caller has looked
-    for reference in job.metadata.doomed_references(doomed, job.blobs.base):
+def _plan_blobs(job: Job, blobs: BlobStore, doomed: Doomed, tally: Tally, manifest: ManifestWriter) -> None:
+    for reference in job.metadata.doomed_references(doomed, blobs.base):
         owner = Coordinates(reference.dag_id, reference.run_id, reference.task_id)
         if not belongs_to(reference.key, owner, ignored_prefixes=job.ignored_prefixes):
             tally.paths_of_others += 1

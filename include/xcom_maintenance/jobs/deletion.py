@@ -111,7 +111,8 @@ def _delete(job: Job, shard: Shard, figures: dict[str, Any], courtesy: Courtesy)
         islice((line for line in lines if line["kind"] == batches.KIND), shard["first"], shard["last"] + 1)
     )  # a line is about 100 bytes for each run, so this is small next to what the policy takes
     allowed = current_cuts(job, datetime.fromisoformat(header["planned_at"]))
-    progress = Progress(job.log, "Rows deleted", total=sum(line["rows"] for line in own))
+    planned = sum(line["rows"] for line in own)
+    progress = Progress(job.log, "Rows deleted", total=planned)
     settings = job.settings
     archives = _archives(job, shard)
     for batch in batches.read(own, allowed, max_rows=settings.batch_rows, max_bytes=settings.batch_bytes):
@@ -122,7 +123,6 @@ def _delete(job: Job, shard: Shard, figures: dict[str, Any], courtesy: Courtesy)
         if courtesy.stopped:
             figures["rows_left"] += max(0, batch.rows - gone)
     # What an earlier attempt deleted is not left, though this one may have had no time to look.
-    planned = sum(line["rows"] for line in own)
     figures["rows_left"] = min(figures["rows_left"], max(0, planned - figures["rows_deleted"]))
 
 

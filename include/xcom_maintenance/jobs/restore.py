@@ -18,6 +18,7 @@ from include.xcom_maintenance.core.blob_uri import BlobUri, InvalidBlobUri
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.guard import Objection
 from include.xcom_maintenance.core.records import ArchivedRow
+from include.xcom_maintenance.jobs.cleanup import policy_of
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.metadata.port import Return
 from include.xcom_maintenance.reports.archive_file import ArchiveFile, ArchiveHeader
@@ -149,14 +150,11 @@ def _describe(job: Job, found: Counter[tuple[str, str]], figures: Counter[str]) 
 
 
 def _warn_of_the_next_cleanup(job: Job, found: Counter[tuple[str, str]]) -> None:
-    rules = job.settings.rules()
+    policy = policy_of(job, job.metadata.now())
     loose = sorted(
         dag_id
         for (dag_id, outcome), rows in found.items()
-        if rows
-        and outcome == Return.POSSIBLE
-        and (rule := next((rule for rule in rules if rule.matches(dag_id)), None)) is not None
-        and not rule.hold
+        if rows and outcome == Return.POSSIBLE and any(not link.rule.hold for link in policy.chain(dag_id))
     )
     if loose:
         shown = ", ".join(loose[:5]) + (f" and {len(loose) - 5:,} more" * (len(loose) > 5))

@@ -15,7 +15,7 @@ from include.xcom_maintenance.core.retention import FINISHED_RUN_STATES, FINISHE
 from include.xcom_maintenance.metadata.postgres_sql import UNFINISHED
 
 #: Every state but the final ones, as ranges between them: the index on the state finds the few tasks there are, where
-#: NOT IN would read the whole table. Right wherever ORDERED holds.
+#: NOT IN would read the whole table. Right wherever FEW_UNFINISHED holds.
 _STATES_IN_ORDER = sorted(FINISHED_TASK_STATES)
 _UNFINISHED_STATE = " OR ".join(
     [

@@ -19,7 +19,7 @@ _log = logging.getLogger("xcom_maintenance")
 #: Local to the transaction, which survives a pooler that hands connections round. The memory keeps sorts and hashes of
 #: a few hundred thousand runs out of temporary files. A commit is a commit: a row that came back after a crash of the
 #: server would refer to a blob that went after it.
-_SET_TIMEOUTS = """SELECT set_config('work_mem', '64MB', true), set_config('synchronous_commit',
+_SET_LOCALLY = """SELECT set_config('work_mem', '64MB', true), set_config('synchronous_commit',
         CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local'
              ELSE current_setting('synchronous_commit') END, true),
     set_config('lock_timeout', %(lock_timeout)s, true),
@@ -133,7 +133,7 @@ class Session:
         """
         with translated(self._setting), closing(self._open()) as connection:
             with connection.cursor() as cursor:
-                cursor.execute(_SET_TIMEOUTS, self._timeouts)
+                cursor.execute(_SET_LOCALLY, self._timeouts)
             with connection.cursor(name=f"xcom_{uuid.uuid4().hex}") as cursor:
                 cursor.execute(statement, parameters)
                 while rows := cursor.fetchmany(_FETCH):
@@ -153,7 +153,7 @@ class Session:
                 with self._connection.cursor() as cursor:
                     if one_snapshot:
                         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                    cursor.execute(_SET_TIMEOUTS, self._timeouts)
+                    cursor.execute(_SET_LOCALLY, self._timeouts)
                     yield cursor
                 self._connection.commit()
             except BaseException:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 #: Raised whenever a field changes its meaning or goes away; new fields do not raise it.
 SCHEMA_VERSION = 1
@@ -40,6 +40,22 @@ class Table:
 
 
 @dataclass(slots=True)
+class Chart:
+    """A picture of a report, for the forms that can show one."""
+
+    title: str
+    #: bar: a value for each label; stacked: several for each label; line: over time.
+    kind: Literal["bar", "stacked", "line"]
+    #: Names, or for a line ISO dates.
+    labels: list[str]
+    #: Name -> a value for each label; None where there is none.
+    series: dict[str, list[float | None]]
+    #: bytes, rows, seconds, ...: says how figures are written.
+    unit: str = ""
+    note: str = ""
+
+
+@dataclass(slots=True)
 class Report:
     """The report of one run of one DAG; written when its plan stands, and again when the plan was carried out."""
 
@@ -53,6 +69,7 @@ class Report:
     #: The few figures that matter, flat.
     headline: dict[str, Any] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
     #: Each as {"problem", "setting", "remedy"}.
     objections: list[dict[str, str]] = field(default_factory=list)
     #: Of ``Approval``; None for a plan within the limits.
@@ -94,4 +111,5 @@ class Report:
     def from_json(cls, data: dict[str, Any]) -> Report:
         """Read back what ``to_json`` wrote, so that the next task goes on with the same report."""
         tables = [Table(**table) for table in data.pop("tables", [])]
-        return cls(**data, tables=tables)
+        charts = [Chart(**chart) for chart in data.pop("charts", [])]
+        return cls(**data, tables=tables, charts=charts)

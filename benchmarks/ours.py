@@ -22,6 +22,7 @@ from typing import Any
 
 import psycopg
 from airflow.sdk import ObjectStoragePath
+from airflow.sdk.listener import get_listener_manager
 
 from include.xcom_maintenance.jobs import cleanup, deletion, purge
 from include.xcom_maintenance.jobs.job import Job
@@ -82,11 +83,15 @@ def clean(run: Run, *, workers: int) -> dict[str, Any]:
         "longest_transaction": run.report.headline["longest_transaction_seconds"],
         "rows": run.report.headline["rows_deleted"],
         "shards": len(shards),
-        "peak_rss_mb": max(
-            resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
-        / 1024,
+        "peak_rss_mb": _peak_rss_mb(),
     }
+
+
+def _start_up(root: ObjectStoragePath) -> None:
+    """What Airflow's task runner has done before a task begins, and is no part of it: plugins are loaded by then."""
+    get_listener_manager()
+    with ReportPlace(root / "start-up", "none", "none").write_manifest():
+        pass
 
 
 def _peak_rss_mb() -> float:
@@ -109,6 +114,7 @@ def main() -> None:
         place.write(report)
         settings = Settings(mode="enforce", max_age_days=arguments.days)
         archives = Archives(root / "archive" if arguments.archive else None)
+        _start_up(root)
         json.dump(clean(Run(arguments.url, settings, report, place, archives), workers=arguments.workers), sys.stdout)
 
 

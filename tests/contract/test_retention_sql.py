@@ -225,8 +225,8 @@ def test_the_last_look_before_the_commit_overlooks_no_state_of_a_run(history: Hi
     for dag_run_id, state in zip(ids, [None, "queued", "running", ""], strict=False):
         history.connection.execute("UPDATE dag_run SET state = %s WHERE id = %s", (state, dag_run_id))
     for few in (False, True):
-        cut = retention.Retention([Cut(days_ago(7))], few_unfinished=few)
-        found = history.connection.execute(cut.unfinished.encode(), {**cut.parameters, "ids": ids}).fetchall()
+        statement = retention.unfinished(few_unfinished=few)
+        found = history.connection.execute(statement.encode(), {**retention.STATES, "ids": ids}).fetchall()
         assert {dag_run_id for (dag_run_id,) in found} == set(ids[:4])
 
 

@@ -92,13 +92,12 @@ class Doomed:
     dag_run_ids: Sequence[int] = ()
     which: Sequence[int] = ()
 
-    def parts(self, count: int) -> list[Doomed]:
-        """The same in so many parts of about as many runs, or in one if there are few."""
-        size = max(1_000, -(-len(self.dag_run_ids) // count))
-        return [
-            Doomed(self.cuts, self.dag_run_ids[first : first + size], self.which[first : first + size])
-            for first in range(0, len(self.dag_run_ids), size)
-        ]
+    def by_cut(self) -> dict[int, list[int]]:
+        """The runs of each cut that has any, by its position."""
+        found: dict[int, list[int]] = {}
+        for dag_run_id, which in zip(self.dag_run_ids, self.which, strict=True):
+            found.setdefault(which, []).append(dag_run_id)
+        return found
 
     def without(self, dag_run_ids: Collection[int]) -> Doomed:
         """The same less some runs."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
@@ -44,8 +45,6 @@ from include.xcom_maintenance.metadata.postgres_session import Session, copy_out
 
 #: Pages that a sample of the table reads: 64 MB.
 _SAMPLE_PAGES = 8_192
-#: Connections that measure at the same time.
-_AT_A_TIME = 2
 
 
 class PostgresMetadataStore:
@@ -186,20 +185,19 @@ class PostgresMetadataStore:
         )
 
     def measure(self, doomed: Doomed) -> list[RunRows]:
-        # The most expensive look of a plan. Postgres does not share it out between processes by itself, since the runs
-        # that may lose rows come first.
-        with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            return [rows for found in pool.map(self._measure, doomed.parts(_AT_A_TIME)) for rows in found]
-
-    def _measure(self, doomed: Doomed) -> list[RunRows]:
-        wanted = self._retention(doomed)
-        found = self._session.stream(wanted.measure, {**wanted.parameters, **_columns(doomed)})
-        return [RunRows(*row) for row in found]
+        # Not through a cursor: Postgres shares that out between no processes.
+        return [
+            RunRows(dag_run_id, which, *figures)
+            for which, wanted in self._retention(doomed)
+            for dag_run_id, *figures in self._session.rows(wanted.measure, wanted.parameters)
+        ]
 
     def doomed_references(self, doomed: Doomed, base: BasePath) -> Iterator[RowReference]:
-        wanted = self._retention(doomed)
-        parameters = {**wanted.parameters, **_columns(doomed), "marker": base.marker}
-        for *place, size, text in self._session.stream(wanted.references, parameters):
+        found_in_cuts = (
+            self._session.stream(wanted.references, {**wanted.parameters, "marker": base.marker})
+            for _, wanted in self._retention(doomed)
+        )
+        for *place, size, text in chain.from_iterable(found_in_cuts):
             # One that cannot be read names no blob that a backend wrote.
             with suppress(UnparsableReference):
                 found = _reference("xcom", *place, stored_bytes=size, text=text, entire=True, whole=True, base=base)
@@ -229,37 +227,41 @@ class PostgresMetadataStore:
 
         :raises _CameToLifeError: if a run of the batch did while the statement ran; nothing was deleted then.
         """
-        wanted = self._retention(doomed)
-        parameters = {**wanted.parameters, **_columns(doomed), "limit": limit}
-        limited = limit is not None
+        wanted = [statements for _, statements in self._retention(doomed)]
+        runs = {**retention.STATES, "ids": retention.array(sorted(set(doomed.dag_run_ids)))}
 
         def work(cursor: Any) -> Deleted:
             if self._may_lock_runs:
-                cursor.execute(retention.LOCK_RUNS, parameters)
+                cursor.execute(retention.LOCK_RUNS, runs)
             if archive is None:
-                cursor.execute(wanted.delete(limited=limited), parameters)
-                deleted = Deleted(cursor.rowcount)
-                self._check_still_finished(cursor, wanted, parameters)
+                deleted = _delete_each(wanted, limit, partial(_affected, cursor))
+                self._check_still_finished(cursor, runs)
                 return deleted
             # The archive is complete and safe on disk when its context ends, which is before the commit.
             with archive() as sink:
-                delete = wanted.delete(limited=limited, returning=postgres_restore.ARCHIVE_LINE)
-                deleted = Deleted(
-                    copy_out(cursor, postgres_restore.COPY_AS_LINES.format(deleting=delete), parameters, sink)
+                deleted = _delete_each(
+                    wanted,
+                    limit,
+                    lambda statement, parameters: copy_out(cursor, statement, parameters, sink),
+                    as_lines=True,
                 )
-                self._check_still_finished(cursor, wanted, parameters)
+                self._check_still_finished(cursor, runs)
             return deleted
 
         return self._session.change(work)
 
-    def _check_still_finished(self, cursor: Any, wanted: retention.Retention, parameters: Mapping[str, Any]) -> None:
-        cursor.execute(wanted.unfinished, parameters)
+    def _check_still_finished(self, cursor: Any, runs: Mapping[str, Any]) -> None:
+        cursor.execute(retention.unfinished(few_unfinished=self._few_unfinished), runs)
         revived = {row[0] for row in cursor.fetchall()}
         if revived:
             raise _CameToLifeError(revived)
 
-    def _retention(self, doomed: Doomed) -> retention.Retention:
-        return retention.Retention(doomed.cuts, few_unfinished=self._few_unfinished)
+    def _retention(self, doomed: Doomed) -> list[tuple[int, retention.Retention]]:
+        """The statements of each cut, by its position."""
+        return [
+            (which, retention.Retention(doomed.cuts[which], runs, few_unfinished=self._few_unfinished))
+            for which, runs in doomed.by_cut().items()
+        ]
 
     def pressure(self) -> Pressure:
         [(waits, lag)] = self._session.rows(sql.PRESSURE)
@@ -390,12 +392,33 @@ class _CameToLifeError(Exception):
         super().__init__("a run of the batch came to life")
 
 
-def _columns(doomed: Doomed) -> dict[str, str]:
-    """The runs of a batch as Postgres writes arrays: quicker than to adapt each number."""
-    return {
-        "ids": "{" + ",".join(map(str, doomed.dag_run_ids)) + "}",
-        "which": "{" + ",".join(map(str, doomed.which)) + "}",
-    }
+def _delete_each(
+    wanted: Sequence[retention.Retention],
+    limit: int | None,
+    execute: Callable[[str, Mapping[str, Any]], int],
+    *,
+    as_lines: bool = False,
+) -> Deleted:
+    """Delete what each cut takes, until there are ``limit`` rows.
+
+    :param execute: runs a statement and says how many rows it deleted.
+    :param as_lines: whether the statements are to yield the rows as the lines of an archive.
+    """
+    rows = 0
+    for cut in wanted:
+        if limit is not None and rows >= limit:
+            break
+        statement = cut.delete(limited=limit is not None, returning=postgres_restore.ARCHIVE_LINE if as_lines else None)
+        if as_lines:
+            statement = postgres_restore.COPY_AS_LINES.format(deleting=statement)
+        left = None if limit is None else limit - rows
+        rows += execute(statement, {**cut.parameters, "limit": left})
+    return Deleted(rows)
+
+
+def _affected(cursor: Any, statement: str, parameters: Mapping[str, Any]) -> int:
+    cursor.execute(statement, parameters)
+    return int(cursor.rowcount)
 
 
 def _horizon(created_before: datetime | None) -> str:

@@ -6,7 +6,7 @@ stands in the DELETE itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -32,7 +32,7 @@ FEW_UNFINISHED = f"""
 SELECT {" AND ".join(f"'{a}'::varchar < '{b}'::varchar" for a, b in pairwise(_STATES_IN_ORDER))}
    AND (SELECT count(*) FROM (SELECT FROM task_instance t WHERE {_UNFINISHED_STATE} LIMIT {_FEW + 1}) few) <= {_FEW}"""
 
-_BUSY = f"busy AS MATERIALIZED (SELECT DISTINCT t.dag_id, t.run_id FROM task_instance t WHERE {_UNFINISHED_STATE}),"
+_BUSY = f"busy AS MATERIALIZED (SELECT DISTINCT t.dag_id, t.run_id FROM task_instance t WHERE {_UNFINISHED_STATE})"
 
 #: A run that may lose rows: {run} is an alias of dag_run. By whether few task instances are unfinished. NOT IN, which
 #: Postgres answers from a hash table, whatever it expects the number to be; neither column is ever NULL.
@@ -44,36 +44,26 @@ _FINISHED = {
 STATES = {"run_states": list(FINISHED_RUN_STATES), "task_states": list(FINISHED_TASK_STATES)}
 
 
-def _live(few: bool) -> str:
-    """The runs of a batch that may lose rows at this moment, with what they may lose."""
-    return f"""{_BUSY if few else ""}
-live AS MATERIALIZED (
-    SELECT d.id, d.which, (%(cutoffs)s::timestamptz[])[d.which + 1] AS cutoff,
-           (%(keep_latest)s::boolean[])[d.which + 1] AS keep_latest, r.dag_id
-    FROM unnest(%(ids)s::int[], %(which)s::int[]) AS d(id, which)
-    JOIN dag_run r ON r.id = d.id
-    WHERE {_FINISHED[few].format(run="r")}
-)"""
-
-
 #: Where a run keeps its latest values: the rows that xcom_pull(include_prior_dates=True) would take, if
 #: it were called by a run made now, by the next scheduled one, or by any run of the DAG that is not finished. Airflow
 #: looks at rows of runs whose logical date, or else due date, is not after the caller's, and prefers those without a
 #: logical date, then the latest logical date, then the latest push. Rows of unfinished runs do not count: a retry
 #: removes them. Computed once per statement.
-_KEEPERS = f""",
+_KEEPERS = f"""WITH dags AS MATERIALIZED (
+    SELECT DISTINCT dag_id FROM dag_run WHERE id = ANY(%(ids)s::int[])
+),
 unfinished AS MATERIALIZED (
     SELECT r.id, r.dag_id, coalesce(r.logical_date, r.run_after) AS sees_until
     FROM dag_run r
-    WHERE r.dag_id IN (SELECT dag_id FROM live WHERE keep_latest) AND {UNFINISHED.format(run="r")}
+    WHERE r.dag_id IN (SELECT dag_id FROM dags) AND {UNFINISHED.format(run="r")}
 ),
 keepers AS MATERIALIZED (
     SELECT DISTINCT ON (caller.dag_id, caller.id, n.task_id, n.map_index, n.key, nr.logical_date IS NULL)
            n.dag_run_id, n.task_id, n.map_index, n.key
     FROM (
-        SELECT DISTINCT NULL::int AS id, dag_id, 'infinity'::timestamptz AS sees_until FROM live WHERE keep_latest
+        SELECT NULL::int AS id, dag_id, 'infinity'::timestamptz AS sees_until FROM dags
         UNION ALL
-        SELECT 0, dag_id, next_dagrun FROM dag WHERE dag_id IN (SELECT dag_id FROM live WHERE keep_latest)
+        SELECT 0, dag_id, next_dagrun FROM dag WHERE dag_id IN (SELECT dag_id FROM dags)
         UNION ALL
         SELECT id, dag_id, sees_until FROM unfinished
     ) caller
@@ -88,63 +78,47 @@ keepers AS MATERIALIZED (
 #: Beside it, whether a row is one of those. Elsewhere both are left out, for they cost a look at all rows of a DAG.
 _KEPT = """EXISTS (
         SELECT FROM keepers k
-        WHERE l.keep_latest AND k.dag_run_id = x.dag_run_id AND k.task_id = x.task_id
+        WHERE k.dag_run_id = x.dag_run_id AND k.task_id = x.task_id
           AND k.map_index = x.map_index AND k.key = x.key)"""
 
 
 class Retention:
-    """The statements over some cuts, with only the conditions that these need, and their parameters.
+    """The statements about what one cut takes from some runs, with only the conditions that it needs.
 
+    :param runs: their ids.
     :param few_unfinished: whether ``FEW_UNFINISHED`` holds.
     """
 
-    def __init__(self, cuts: Sequence[Cut], *, few_unfinished: bool) -> None:
-        self._few = few_unfinished
-        keeps = any(cut.keep_latest_value for cut in cuts)
-        self._with = f"WITH {_live(few_unfinished)}{_KEEPERS if keeps else ''}"
-        self._kept = _KEPT if keeps else "false"
-        self.parameters: dict[str, Any] = {
-            **STATES,
-            "cutoffs": [cut.cutoff for cut in cuts],
-            "keep_latest": [cut.keep_latest_value for cut in cuts],
-        }
-        self._selected = self._selection({i: cut.selection for i, cut in enumerate(cuts) if cut.selection})
+    def __init__(self, cut: Cut, runs: Sequence[int], *, few_unfinished: bool) -> None:
+        self._with = _KEEPERS if cut.keep_latest_value else ""
+        self._kept = _KEPT if cut.keep_latest_value else "false"
+        #: An array as Postgres writes it is quicker than to adapt each number.
+        self.parameters: dict[str, Any] = {**STATES, "ids": array(runs), "cutoff": cut.cutoff}
+        # The ids themselves, and not what a subquery makes of them: from their number the planner sees whether to look
+        # the runs up one by one or to go through the table once, with several processes.
+        self._of_runs = f"""x.dag_run_id = ANY(%(ids)s::int[])
+  AND NOT x.dag_run_id = ANY(ARRAY({unfinished(few_unfinished=few_unfinished)}))
+  AND {self._selected(cut.selection)}"""
+        self._doomed = f"{self._of_runs} AND x.timestamp < %(cutoff)s AND NOT {self._kept}"
 
-    def _selection(self, selections: Mapping[int, Selection]) -> str:
-        if not selections:
+    def _selected(self, selection: Selection | None) -> str:
+        if selection is None:
             return "true"
-        cases = []
-        for which, selection in selections.items():
-            scopes = [scope_condition(selection.scope, f"cut{which}", self.parameters)]
-            for number, scope in enumerate(selection.before):
-                scopes.append("NOT " + scope_condition(scope, f"cut{which}before{number}", self.parameters))
-            cases.append(f"WHEN {which} THEN {' AND '.join(scopes)}")
-        return f"CASE l.which {' '.join(cases)} ELSE true END"
-
-    @property
-    def _doomed(self) -> str:
-        return f"x.dag_run_id = l.id AND x.timestamp < l.cutoff AND {self._selected} AND NOT {self._kept}"
+        scopes = [scope_condition(selection.scope, "scope", self.parameters)]
+        for number, scope in enumerate(selection.before):
+            scopes.append("NOT " + scope_condition(scope, f"before{number}", self.parameters))
+        return " AND ".join(scopes)
 
     @property
     def measure(self) -> str:
-        """What goes, and what stays of the same runs, and why: run, cut, then rows and bytes of each."""
-        kept = "count(*) FILTER (WHERE kept AND NOT young)", "sum(size) FILTER (WHERE kept AND NOT young)"
-        kept_rows, kept_bytes = kept if self._kept != "false" else ("0", "0")
-        # OFFSET 0 keeps the values themselves out of whatever sorts or hashes the rows.
-        return f"""{self._with}
-SELECT id, which, rows - young_rows - kept_rows, bytes - young_bytes - kept_bytes, young_rows, young_bytes,
-       kept_rows, kept_bytes
-FROM (
-    SELECT id, which, count(*) AS rows, sum(size) AS bytes, count(*) FILTER (WHERE young) AS young_rows,
-           coalesce(sum(size) FILTER (WHERE young), 0) AS young_bytes, {kept_rows} AS kept_rows,
-           coalesce({kept_bytes}, 0) AS kept_bytes
-    FROM (
-        SELECT l.id, l.which, x.timestamp >= l.cutoff AS young, {self._kept} AS kept,
-               coalesce(pg_column_size(x.value), 0) AS size
-        FROM live l JOIN xcom x ON x.dag_run_id = l.id WHERE {self._selected} OFFSET 0
-    ) looked_at
-    GROUP BY id, which
-) measured"""
+        """What goes, and what stays of the same runs, and why: the run, then rows and bytes of each."""
+        young, size = "x.timestamp >= %(cutoff)s", "pg_column_size(x.value)"
+        parts = {"goes": f"NOT {young} AND NOT {self._kept}", "young": young, "kept": f"NOT {young} AND {self._kept}"}
+        sums = ", ".join(
+            f"count(*) FILTER (WHERE {which}), coalesce(sum({size}) FILTER (WHERE {which}), 0)"
+            for which in parts.values()
+        )
+        return f"{self._with} SELECT x.dag_run_id, {sums} FROM xcom x WHERE {self._of_runs} GROUP BY x.dag_run_id"
 
     @property
     def references(self) -> str:
@@ -153,8 +127,9 @@ FROM (
         # from TOAST: CASE keeps the order of the tests.
         return f"""{self._with}
 SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), x.value #>> '{{}}'
-FROM live l JOIN xcom x ON {self._doomed}
-WHERE CASE WHEN pg_column_size(x.value) <= 1500 AND jsonb_typeof(x.value) = 'string'
+FROM xcom x
+WHERE {self._doomed}
+  AND CASE WHEN pg_column_size(x.value) <= 1500 AND jsonb_typeof(x.value) = 'string'
            THEN position(%(marker)s IN x.value #>> '{{}}') > 0 END"""
 
     def delete(self, *, limited: bool, returning: str | None = None) -> str:
@@ -164,22 +139,28 @@ WHERE CASE WHEN pg_column_size(x.value) <= 1500 AND jsonb_typeof(x.value) = 'str
         """
         end = f" RETURNING {returning}" if returning else ""
         if not limited:
-            return f"{self._with} DELETE FROM xcom x USING live l WHERE {self._doomed}{end}"
+            return f"{self._with} DELETE FROM xcom x WHERE {self._doomed}{end}"
         # Choosing the rows first costs half as much again. The cutoff once more: a row that was written anew while the
         # delete waited for it is looked at again, but not its place.
-        return f"""{self._with}, doomed AS (
-    SELECT x.ctid AS place, l.cutoff FROM live l JOIN xcom x ON {self._doomed} LIMIT %(limit)s
-)
-DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place AND x.timestamp < doomed.cutoff{end}"""
+        doomed = f"doomed AS (SELECT x.ctid AS place FROM xcom x WHERE {self._doomed} LIMIT %(limit)s)"
+        return f"""{self._with + "," if self._with else "WITH"} {doomed}
+DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place AND x.timestamp < %(cutoff)s{end}"""
 
-    @property
-    def unfinished(self) -> str:
-        """Those of ``%(ids)s`` that are not finished: the last look before the commit.
 
-        A task can be cleared without its run being touched, so no lock would show it.
-        """
-        return f"""{"WITH " + _BUSY.rstrip(",") if self._few else ""}
-SELECT r.id FROM dag_run r WHERE r.id = ANY(%(ids)s::int[]) AND ({_FINISHED[self._few].format(run="r")}) IS NOT TRUE"""
+def array(numbers: Sequence[int]) -> str:
+    """Numbers as Postgres writes an array of them."""
+    return "{" + ",".join(map(str, numbers)) + "}"
+
+
+def unfinished(*, few_unfinished: bool) -> str:
+    """Those of the runs ``%(ids)s`` that are not finished.
+
+    Part of every statement, and the last look before the commit: a task can be cleared without its run being touched,
+    so no lock would show it.
+    """
+    return f"""{"WITH " + _BUSY if few_unfinished else ""}
+SELECT r.id FROM dag_run r
+WHERE r.id = ANY(%(ids)s::int[]) AND ({_FINISHED[few_unfinished].format(run="r")}) IS NOT TRUE"""
 
 
 #: The first statement of a deleting transaction: a concurrent change of these runs waits for it, or it for the change,

@@ -145,8 +145,8 @@ class Policy:
         self._shared_chains: dict[tuple[int, ...], tuple[Link, ...]] = {}
         self._parts: dict[tuple[int, Reason], Part] = {}
         self._verdicts: dict[tuple[int, bool, bool, int], tuple[Part, ...]] = {}
-        #: Beyond it a rank makes no difference to any rule.
-        self._highest_rank = max((max(rule.min_runs, rule.max_runs or 0) for rule in rules), default=0)
+        #: So many newest finished runs of a DAG have a rank that makes a difference to some rule.
+        self.newest = max((max(rule.min_runs, rule.max_runs or 0) for rule in rules), default=0)
         #: The scopes of the rules that speak about some rows of a DAG only.
         self.scopes = tuple(dict.fromkeys(rule.scope for rule in rules if not rule.scope.whole))
 
@@ -207,15 +207,24 @@ class Policy:
                     yield run
                     continue
                 finished = run.state in FINISHED_RUN_STATES
-                yield RunVerdict(run, self._judge(run, chain, finished=finished, rank=finished_before))
+                busy = run.unfinished_tasks > 0
+                yield RunVerdict(run, self._judge(chain, finished=finished, busy=busy, rank=finished_before))
                 finished_before += finished
 
-    def _judge(self, run: Run, chain: tuple[Link, ...], *, finished: bool, rank: int) -> tuple[Part, ...]:
-        """Judge one run; ``rank`` counts the newer finished runs of its DAG."""
-        case = (id(chain), finished, run.unfinished_tasks > 0, min(rank, self._highest_rank))
+    def beyond(self, dag_id: str) -> tuple[Part, ...]:
+        """The verdict on every finished run of a DAG that is none of its ``newest`` newest finished ones."""
+        return self._judge(self.chain(dag_id), finished=True, busy=False, rank=self.newest)
+
+    def _judge(self, chain: tuple[Link, ...], *, finished: bool, busy: bool, rank: int) -> tuple[Part, ...]:
+        """Judge a run.
+
+        :param busy: whether one of its tasks is unfinished.
+        :param rank: how many newer finished runs its DAG has.
+        """
+        case = (id(chain), finished, busy, min(rank, self.newest))
         found = self._verdicts.get(case)
         if found is None:
-            parts = [self._part(link, _reason(run, link.rule, finished=finished, rank=rank)) for link in chain]
+            parts = [self._part(link, _reason(link.rule, finished=finished, busy=busy, rank=rank)) for link in chain]
             found = self._verdicts[case] = tuple(parts) or (_NO_RULE,)
         return found
 
@@ -231,12 +240,12 @@ class Policy:
         return found
 
 
-def _reason(run: Run, rule: Rule, *, finished: bool, rank: int) -> Reason:
+def _reason(rule: Rule, *, finished: bool, busy: bool, rank: int) -> Reason:
     if rule.hold:
         return Reason.HOLD
     if not finished:
         return Reason.UNFINISHED_RUN
-    if run.unfinished_tasks:
+    if busy:
         return Reason.UNFINISHED_TASK
     if rank < rule.min_runs:
         return Reason.MIN_RUNS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -93,11 +93,15 @@ class Batch:
 
 
 def read(
-    lines: Iterable[Mapping[str, Any]], allowed: Mapping[int, tuple[Cut, ...]], *, max_rows: int, max_bytes: int
+    lines: Iterable[Mapping[str, Any]],
+    allowed: Callable[[int, str], tuple[Cut, ...]],
+    *,
+    max_rows: int,
+    max_bytes: int,
 ) -> Iterator[Batch]:
     """The batches of a manifest. Of plan and policy the more careful one counts.
 
-    :param allowed: what the policy gives up now, by run.
+    :param allowed: what the policy gives up now of a run, by its number and DAG; the same object for the same thing.
     """
     for line in lines:
         planned = [_cut_from_json(cut) for cut in line["cuts"]]
@@ -106,10 +110,8 @@ def read(
         ids: list[int] = []
         which: list[int] = []
         rows = size = 0
-        for dag_run_id, _, _, number, run_rows, run_bytes in line["runs"]:
-            now = allowed.get(dag_run_id)
-            if now is None:
-                continue
+        for dag_run_id, dag_id, _, number, run_rows, run_bytes in line["runs"]:
+            now = allowed(dag_run_id, dag_id)
             if (number, id(now)) not in agreed:
                 cut = _agreed(planned[number], now)
                 agreed[number, id(now)] = None if cut is None else len(cuts)

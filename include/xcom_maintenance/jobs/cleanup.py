@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
@@ -123,19 +122,32 @@ def _plan_blobs(job: Job, blobs: BlobStore, doomed: Doomed, tally: Tally, manife
         tally.blobs[reference.dag_id] += 1
 
 
-def current_cuts(job: Job, planned_at: datetime) -> dict[int, tuple[Cut, ...]]:
-    """What the policy gives up now, run by run: settings and history may have changed since the plan."""
-    policy = policy_of(job, planned_at)
-    with uncollected():
-        return dict(_cuts_of(policy.judge(job.metadata.runs(created_before=policy.horizon))))
+class CurrentPolicy:
+    """What the policy gives up now: settings and history may have changed since the plan.
 
+    Only the newest runs of a DAG are looked at again. The verdict on one that is beyond them depends on nothing but the
+    rules, and on whether it is finished, which the delete itself makes sure of.
+    """
 
-def _cuts_of(verdicts: Iterator[RunVerdict | YoungerRuns]) -> Iterator[tuple[int, tuple[Cut, ...]]]:
-    shared: dict[tuple[int, ...], tuple[Cut, ...]] = {}  # one object for all runs with the same verdict
-    for verdict in verdicts:
-        if isinstance(verdict, RunVerdict):
-            key = tuple(map(id, verdict.parts))
-            if key not in shared:
-                shared[key] = tuple(part.cut for part in verdict.parts if part.cut is not None)
-            if shared[key]:
-                yield verdict.run.dag_run_id, shared[key]
+    def __init__(self, job: Job, planned_at: datetime) -> None:
+        self._policy = policy_of(job, planned_at)
+        #: One object for all runs with the same verdict.
+        self._cuts: dict[tuple[int, ...], tuple[Cut, ...]] = {}
+        newest = job.metadata.newest_finished_runs(self._policy.newest) if self._policy.newest else iter(())
+        with uncollected():
+            self._newest = {
+                verdict.run.dag_run_id: self._cuts_of(verdict.parts)
+                for verdict in self._policy.judge(newest)
+                if isinstance(verdict, RunVerdict)
+            }
+
+    def cuts(self, dag_run_id: int, dag_id: str) -> tuple[Cut, ...]:
+        """What may go of a run, if it is finished; empty if nothing may."""
+        found = self._newest.get(dag_run_id)
+        return self._cuts_of(self._policy.beyond(dag_id)) if found is None else found
+
+    def _cuts_of(self, parts: tuple[Part, ...]) -> tuple[Cut, ...]:
+        key = tuple(map(id, parts))
+        if key not in self._cuts:
+            self._cuts[key] = tuple(part.cut for part in parts if part.cut is not None)
+        return self._cuts[key]

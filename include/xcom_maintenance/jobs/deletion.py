@@ -13,7 +13,7 @@ from typing import Any
 from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.jobs import batches
 from include.xcom_maintenance.jobs.batches import Batch
-from include.xcom_maintenance.jobs.cleanup import current_cuts
+from include.xcom_maintenance.jobs.cleanup import CurrentPolicy
 from include.xcom_maintenance.jobs.courtesy import Courtesy
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.jobs.ownership import claim
@@ -110,7 +110,7 @@ def _delete(job: Job, shard: Shard, figures: dict[str, Any], courtesy: Courtesy)
     own = list(
         islice((line for line in lines if line["kind"] == batches.KIND), shard["first"], shard["last"] + 1)
     )  # a line is about 100 bytes for each run, so this is small next to what the policy takes
-    allowed = current_cuts(job, datetime.fromisoformat(header["planned_at"]))
+    allowed = CurrentPolicy(job, datetime.fromisoformat(header["planned_at"])).cuts
     planned = sum(line["rows"] for line in own)
     progress = Progress(job.log, "Rows deleted", total=planned)
     settings = job.settings

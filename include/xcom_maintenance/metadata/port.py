@@ -137,6 +137,9 @@ class MetadataStore(Protocol):
             only if they are all newer than those.
         """
 
+    def newest_finished_runs(self, count: int) -> Iterator[Run]:
+        """The ``count`` newest runs in a final state of each DAG, ordered as ``runs``."""
+
     def sample(self, scopes: Sequence[Scope], *, created_before: datetime | None = None) -> Sample:
         """How many rows and bytes there are by run: exact for a small table, else from some of its pages.
 

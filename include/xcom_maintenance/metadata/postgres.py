@@ -175,6 +175,11 @@ class PostgresMetadataStore:
             else:
                 yield Run(number, dag_id, run_id, state, run_after, unfinished)
 
+    def newest_finished_runs(self, count: int) -> Iterator[Run]:
+        statement = retention.newest_finished_runs(few_unfinished=self._few_unfinished)
+        for dag_id, number, *rest in self._session.stream(statement, {**retention.STATES, "count": count}):
+            yield Run(number, dag_id, *rest)
+
     def sample(self, scopes: Sequence[Scope], *, created_before: datetime | None = None) -> Sample:
         [(pages,)] = self._session.rows("SELECT pg_relation_size('xcom') / current_setting('block_size')::int", {})
         percent = 100.0 if pages <= _SAMPLE_PAGES else 100.0 * _SAMPLE_PAGES / pages

@@ -186,12 +186,9 @@ def runs(*, few_unfinished: bool) -> str:
     A run that was created after ``%(horizon)s`` counts as young. Of a DAG in which a young run is due before one that
     is not, such as one that is being backfilled, all come one by one: only the order says which are the newest.
     """
-    state = _UNFINISHED_STATE if few_unfinished else "t.state IS NULL OR NOT t.state = ANY(%(task_states)s)"
     return f"""
 WITH {_AGES},
-busy AS MATERIALIZED (
-    SELECT t.dag_id, t.run_id, count(*) AS tasks FROM task_instance t WHERE {state} GROUP BY t.dag_id, t.run_id
-)
+{_busy_runs(few_unfinished=few_unfinished)}
 SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0)
 FROM r JOIN d USING (dag_id) LEFT JOIN busy USING (dag_id, run_id)
 WHERE r.old OR d.mixed
@@ -203,6 +200,27 @@ FROM r JOIN d USING (dag_id) LEFT JOIN busy USING (dag_id, run_id)
 WHERE NOT r.old AND NOT d.mixed
 GROUP BY r.dag_id
 ORDER BY 1, 5 DESC NULLS FIRST, 2 DESC"""
+
+
+def newest_finished_runs(*, few_unfinished: bool) -> str:
+    """The ``%(count)s`` newest finished runs of each DAG."""
+    return f"""
+WITH {_busy_runs(few_unfinished=few_unfinished)}
+SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0)
+FROM (
+    SELECT *, row_number() OVER (PARTITION BY dag_id ORDER BY run_after DESC, id DESC) AS place
+    FROM dag_run WHERE state = ANY(%(run_states)s)
+) r LEFT JOIN busy USING (dag_id, run_id)
+WHERE r.place <= %(count)s
+ORDER BY r.dag_id, r.place"""
+
+
+def _busy_runs(*, few_unfinished: bool) -> str:
+    """How many unfinished tasks there are, by run."""
+    state = _UNFINISHED_STATE if few_unfinished else "t.state IS NULL OR NOT t.state = ANY(%(task_states)s)"
+    return f"""busy AS MATERIALIZED (
+    SELECT t.dag_id, t.run_id, count(*) AS tasks FROM task_instance t WHERE {state} GROUP BY t.dag_id, t.run_id
+)"""
 
 
 def sample(scopes: Sequence[Scope], parameters: dict[str, Any], *, percent: float) -> str:

@@ -14,9 +14,9 @@ what to do, each with the DAG, task or key that it is about. Then come
 Reads only: a role that may `SELECT` is enough, and so is a read replica. What it reads of values has a budget
 (`audit_budget_rows`, `_bytes`, `_seconds`); beyond it sizes are estimated from a sample, and the report says so.
 
-A threshold that is crossed is told to the notifier; with `fail_on_breach` it fails the run, after the report is written.
-Every audit updates the asset `xcom_size_audit`; its event has the headline of the report in `extra`, so a DAG can run on it:
-`@dag(schedule=[Asset("xcom_size_audit")])`.
+A threshold that is crossed is told to the notifier; with `fail_on_breach` it fails the run, after the report is
+written. Every audit updates the asset `xcom_size_audit`; its event has the headline of the report in `extra`, so a DAG
+can run on it: `@dag(schedule=[Asset("xcom_size_audit")])`.
 
 The report lies under `<report path>/xcom_size_audit/<run_id>.md`.
 """
@@ -41,7 +41,7 @@ include.__path__ = pkgutil.extend_path(include.__path__, "include")
 
 from include.xcom_maintenance import callbacks, trigger_form
 
-#: Updated by every audit: `schedule=Asset("xcom_size_audit")` runs a DAG after it, with the headline in the event's extra.
+#: Updated by every audit, with the headline in the extra of the event.
 AUDITED = Asset("xcom_size_audit")
 
 

@@ -45,8 +45,8 @@ def tell(
 def tell_failure(context: Mapping[str, Any]) -> None:
     """Tell the notifier that a task has failed for good, unless that is no news.
 
-    It is none if it was told already, that the guard refused or that a threshold was crossed, or if the task only failed because one before it did: that
-    one has told, or was killed, and then the run tells.
+    It is none if it was told already, that the guard refused or that a threshold was crossed, or if the task only
+    failed because one before it did: that one has told, or was killed, and then the run tells.
     """
     from airflow.providers.common.compat.sdk import AirflowFailException
 

@@ -23,7 +23,7 @@ class AuditSettings(BaseModel):
 
     #: What an audit reads of values themselves, to know how long they are as JSON; beyond it a sample.
     audit_budget_rows: Positive = 200_000
-    audit_budget_bytes: Positive = 256 * MB
+    audit_budget_bytes: Positive = 128 * MB
     audit_budget_seconds: Seconds = 60
     #: Blobs that it lists; beyond it a sample.
     audit_budget_blobs: Count = 200_000

@@ -34,6 +34,14 @@ def _class(size: str) -> str:
     return f"CASE {' '.join(steps)} WHEN {size} IS NULL THEN {NULL_CLASS} ELSE {len(CUTS) - 1} END"
 
 
+def _moment(column: str) -> str:
+    """A moment that every driver can read, infinity too; NULL stays NULL."""
+    return (
+        f"CASE WHEN {column} IS NOT NULL THEN "
+        f"least(greatest({column}, '0001-01-02 UTC'::timestamptz), '9999-12-30 UTC'::timestamptz) END"
+    )
+
+
 #: The day of a row, in UTC; all those before the window are one, so that the groups stay few.
 _DAY = """CASE WHEN timestamp >= %(since)s
     THEN floor(date_part('epoch', least(timestamp, %(until)s)) / 86400)::int END"""
@@ -91,7 +99,7 @@ found AS (
     SELECT 'keys', '', '', '', NULL, count(*), 0, NULL, 0, NULL FROM keys
 )
 SELECT kind, dag_id, task_id, key, number, n::bigint, stored::bigint, largest, coalesce(fan_out, 0),
-       CASE WHEN oldest IS NOT NULL THEN greatest(oldest, '0001-01-02 UTC'::timestamptz) END
+       {_moment("oldest")}
 FROM found"""
 
 #: As long as the value is as JSON text, which is what the threshold of a backend is compared with. OFFSET 0 keeps
@@ -122,7 +130,7 @@ SELECT 'class', dag_id, '', '', class, sum(n)::bigint, sum(stored)::bigint, sum(
 FROM g GROUP BY dag_id, class"""
 
 _LARGEST = f"""
-SELECT dag_id, run_id, task_id, map_index, key, coalesce({_STORED}, 0) AS stored, timestamp
+SELECT dag_id, run_id, task_id, map_index, key, coalesce({_STORED}, 0) AS stored, {_moment("timestamp")}
 FROM xcom ORDER BY stored DESC, dag_id, run_id, task_id, map_index, key LIMIT %(limit)s"""
 
 _LENGTH = """
@@ -181,12 +189,12 @@ _DAGS = "SELECT d.dag_id, coalesce((to_jsonb(d) ->> 'is_stale')::boolean, false)
 
 #: Values that are as a whole a path below the base path, sorted. Only short strings can be one, so no large value is
 #: read: CASE keeps the order of the tests.
-WHOLE_REFERENCES = """
-SELECT dag_id, run_id, task_id, map_index, key, timestamp, pg_column_size(value), value #>> '{}' AS text
+WHOLE_REFERENCES = f"""
+SELECT dag_id, run_id, task_id, map_index, key, {_moment("timestamp")}, pg_column_size(value), value #>> '{{}}'
 FROM xcom
 WHERE CASE WHEN pg_column_size(value) <= 1500 AND jsonb_typeof(value) = 'string'
-           THEN position(%(marker)s IN value #>> '{}') > 0 END
-ORDER BY substr(value #>> '{}', position(%(marker)s IN value #>> '{}')) COLLATE "C"
+           THEN position(%(marker)s IN value #>> '{{}}') > 0 END
+ORDER BY substr(value #>> '{{}}', position(%(marker)s IN value #>> '{{}}')) COLLATE "C"
 """
 
 

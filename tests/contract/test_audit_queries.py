@@ -110,14 +110,13 @@ def test_every_size_agrees_with_the_rows_one_by_one(store: MetadataStore, known:
     }.items():
         fields = [{"day": "number", "stored_class": "number"}.get(name, name) for name in names]
         found = {
-            tuple(getattr(g, name) for name in fields): (g.rows, g.stored_bytes, g.largest_bytes, g.fan_out)
+            tuple(getattr(g, name) for name in fields): (g.rows, g.stored_bytes, g.fan_out)
             for g in of_kind(groups, kind)
         }
         expected = {
             key: (
                 len(rows),
                 sum(row.stored for row in rows),
-                max((row.stored for row in rows if row.logical is not None), default=None),
                 max(row.map_index for row in rows) + 1,
             )
             for key, rows in by(known, *names).items()

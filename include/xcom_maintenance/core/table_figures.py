@@ -40,8 +40,6 @@ class SizeGroup:
     number: int | None
     rows: int
     stored_bytes: int
-    #: Of the largest value; None if all are NULL.
-    largest_bytes: int | None
     #: Largest map index and one; 0 if no task instance was mapped.
     fan_out: int
     oldest: datetime | None

@@ -28,8 +28,8 @@ demo: $(READY)  ## A real Airflow, Postgres and S3: make trouble, run the DAGs, 
 test: lint  ## Lint, then run every test: unit, contract, DAGs, end to end (ARGS=... goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
 
-bench: $(READY)  ## Measure against the peers and write build/bench.json
-	@$(BIN)/python -m benchmarks.run
+bench: $(READY)  ## Measure against the peers and write build/bench.json (ARGS="--only audit" measures a part)
+	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 lint: $(READY)  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

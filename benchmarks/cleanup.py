@@ -89,12 +89,16 @@ class Bench:
         self._server, self._say = server, say
 
     def fill(self, name: str, shape: Shape) -> int:
-        """Make a table; returns its size in bytes."""
-        self._say(f"Filling a table of {shape.rows:,} rows")
-        self._server.create_database(name)
-        migrate(self._server.url(name))
+        """Make a table, unless another part of the benchmark has; returns its size in bytes."""
+        with self._server.connect("postgres") as connection:
+            is_new = not _one(connection, f"SELECT count(*) FROM pg_database WHERE datname = '{name}'")
+        if is_new:
+            self._say(f"Filling a table of {shape.rows:,} rows")
+            self._server.create_database(name)
+            migrate(self._server.url(name))
         with self._server.connect(name) as connection:
-            fill(connection, shape)
+            if is_new:
+                fill(connection, shape)
             return int(_one(connection, "SELECT pg_total_relation_size('xcom')"))
 
     def median(self, label: str, method: Callable[[str], dict[str, Any]]) -> Measured:
@@ -155,18 +159,18 @@ def _raw_delete(server: PostgresServer, name: str) -> dict[str, Any]:
 
 
 def _ours(server: PostgresServer, name: str, days: float, *options: str) -> dict[str, Any]:
-    return dict(json.loads(_in_a_process("benchmarks.ours", server.url(name), str(days), *options).splitlines()[-1]))
+    return dict(json.loads(in_a_process("benchmarks.ours", server.url(name), str(days), *options).splitlines()[-1]))
 
 
 def _db_clean(server: PostgresServer, name: str, *arguments: str) -> dict[str, Any]:
-    output = _in_a_process(
+    output = in_a_process(
         "benchmarks.db_clean", str(DAYS), *arguments, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=server.url(name)
     )
     [line] = [line for line in output.splitlines() if line.startswith("seconds=")]
     return {"seconds": float(line.removeprefix("seconds="))}
 
 
-def _in_a_process(module: str, *arguments: str, **environment: str) -> str:
+def in_a_process(module: str, *arguments: str, **environment: str) -> str:
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],

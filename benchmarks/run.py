@@ -9,10 +9,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import cleanup
+from benchmarks import audit, cleanup
 from benchmarks.table import Shape
 from local_stack.postgres import PostgresServer
 
+#: What can be measured by itself, in the order in which everything is.
+PARTS = {"cleanup": cleanup.run, "audit": audit.run}
 BUILD = Path(__file__).parent.parent / "build"
 
 
@@ -35,7 +37,10 @@ def _settings() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table (default: %(default)s)")
-    rows: int = parser.parse_args().rows
+    parser.add_argument("--only", choices=PARTS, action="append", help="measure this part; can be given several times")
+    arguments = parser.parse_args()
+    rows: int = arguments.rows
+    chosen: list[str] = arguments.only or list(PARTS)
     started = time.monotonic()
 
     def say(text: str) -> None:
@@ -46,9 +51,17 @@ def main() -> None:
         tempfile.TemporaryDirectory(dir=BUILD, prefix="bench-") as folder,
         PostgresServer(Path(folder), settings=_settings()) as server,
     ):
-        figures = cleanup.run(server, Shape(rows=rows), say)
+        figures = {
+            name: value
+            for part, measure in PARTS.items()
+            if part in chosen
+            for name, value in measure(server, Shape(rows=rows), say).items()
+        }
     target = BUILD / "bench.json"
-    target.write_text(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=2) + "\n")
+    # What was left out keeps its figures of an earlier run.
+    kept = json.loads(target.read_text()) if arguments.only and target.exists() else {}
+    kept |= {name: round(value, 4) for name, value in figures.items()}
+    target.write_text(json.dumps(kept, indent=2) + "\n")
     for name, value in figures.items():
         print(f"{name:40} {value:12,.3f}")
     say(f"Written to {target}")

@@ -1,10 +1,24 @@
 """
 ### XCom size audit
 
-Who takes the space in the `xcom` table: rows, stored bytes and share by DAG, task and key; the size bands below 1 KB,
-1-10 KB, 10-48 KB, above 48 KB and above 10 MB; the largest entries; heap, TOAST and index size and dead rows.
+Tells what grows, whose it is, what will break next and what to do about it. The report begins with a scorecard and with
+what to do, each with the DAG, task or key that it is about. Then come
 
-Reads only, so a role that may `SELECT` is enough. The report lies under `<report path>/xcom_size_audit/<run_id>.md`.
+* rows, stored and logical bytes, in the database and in blobs, by DAG, task, key and day; size bands with a
+  recommendation each; what would leave the database at several thresholds of a backend; the largest entries;
+* the trend over past audits, the days on which the table reaches 20 GB and 50 GB, pushes per DAG and day, and the DAGs
+  whose growth changed most;
+* values near the limits that break upgrades or tasks, rows that should not be there, mapped tasks with a large fan-out;
+* heap, TOAST, indexes, bloat, dead rows, vacuums, the age of transactions, and the tables that `db clean` left.
+
+Reads only: a role that may `SELECT` is enough, and so is a read replica. What it reads of values has a budget
+(`audit_budget_rows`, `_bytes`, `_seconds`); beyond it sizes are estimated from a sample, and the report says so.
+
+A threshold that is crossed is told to the notifier; with `fail_on_breach` it fails the run, after the report is
+written. Every audit updates the asset `xcom_size_audit`; its event has the headline of the report in `extra`, so a DAG
+can run on it: `@dag(schedule=[Asset("xcom_size_audit")])`.
+
+The report lies under `<report path>/xcom_size_audit/<run_id>.md`.
 """
 
 from __future__ import annotations
@@ -15,7 +29,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import dag, task
+from airflow.sdk import Asset, dag, task
 
 # `include/` lies beside this file or above it, wherever the bundle was dropped; it joins an `include` that is there.
 _HERE = Path(__file__).absolute()
@@ -26,6 +40,9 @@ import include
 include.__path__ = pkgutil.extend_path(include.__path__, "include")
 
 from include.xcom_maintenance import callbacks, trigger_form
+
+#: Updated by every audit, with the headline in the extra of the event.
+AUDITED = Asset("xcom_size_audit")
 
 
 @dag(
@@ -46,13 +63,15 @@ from include.xcom_maintenance import callbacks, trigger_form
     doc_md=__doc__,
 )
 def xcom_size_audit() -> None:
-    @task(multiple_outputs=False)
+    @task(multiple_outputs=False, outlets=[AUDITED])
     def audit() -> dict[str, Any]:
         """Measure the table and write the report."""
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import size_audit
 
-        return tasks.run_plan(size_audit.audit, may_delete=False, needs_blobs=False)
+        summary = tasks.run_plan(size_audit.audit, may_delete=False, needs_blobs=None)
+        tasks.publish(AUDITED, summary)
+        return summary
 
     audit()
 

@@ -8,7 +8,13 @@ from contextlib import suppress
 from typing import Any
 
 from include.xcom_maintenance import notify
-from include.xcom_maintenance.core.errors import ConfigurationError, FailedBefore, ImplausiblePlan, MaintenanceError
+from include.xcom_maintenance.core.errors import (
+    ConfigurationError,
+    FailedBefore,
+    ImplausiblePlan,
+    MaintenanceError,
+    ThresholdBreached,
+)
 from include.xcom_maintenance.run_context import fallback_place, notifier_settings, params_of, run_of
 
 log = logging.getLogger("xcom_maintenance")
@@ -39,8 +45,8 @@ def tell(
 def tell_failure(context: Mapping[str, Any]) -> None:
     """Tell the notifier that a task has failed for good, unless that is no news.
 
-    It is none if it was told already that the guard refused, or if the task only failed because one before it did: that
-    one has told, or was killed, and then the run tells.
+    It is none if it was told already, that the guard refused or that a threshold was crossed, or if the task only
+    failed because one before it did: that one has told, or was killed, and then the run tells.
     """
     from airflow.providers.common.compat.sdk import AirflowFailException
 
@@ -50,7 +56,7 @@ def tell_failure(context: Mapping[str, Any]) -> None:
     if isinstance(cause, FailedBefore):
         log.info("A task before this one has failed, which is not told again")
         return
-    if isinstance(cause, ImplausiblePlan):
+    if isinstance(cause, ImplausiblePlan | ThresholdBreached):
         _remember_told(context)
         return
     task_id = getattr(context.get("ti"), "task_id", "?")

@@ -23,6 +23,7 @@ PLAN_REFUSED = "plan_refused"
 WAITING_APPROVAL = "waiting_approval"
 FAILURE = "failure"
 NOT_ENFORCED = "not_enforced"
+AUDIT_BREACH = "audit_breach"
 
 
 @dataclass(frozen=True, slots=True)

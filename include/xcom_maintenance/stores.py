@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
 _STOCK_BACKEND = "[common.io] xcom_objectstorage_path"
+_HEARTBEAT = "[scheduler] task_instance_heartbeat_timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ def airflow_layers() -> list[Layer]:
     stock = _configuration("xcom_objectstorage_path")
     return [
         Layer(_STOCK_BACKEND, {"blob_base_path": stock} if stock else {}),
+        Layer(_HEARTBEAT, {"heartbeat_timeout_seconds": _heartbeat_timeout()}),
         # A folder of the machine: good for one worker, to be set for several.
         Layer("AIRFLOW_HOME", {"report_path": f"file://{home}/xcom_maintenance_reports"}),
     ]
@@ -134,6 +137,16 @@ def _state_store_prefixes(base: BasePath) -> tuple[str, ...]:
     except InvalidBlobUri:
         return ()
     return (uri.key.removeprefix(base.prefix) + "/",) if base.contains(uri) else ()
+
+
+def _heartbeat_timeout() -> float | None:
+    """Seconds after which the scheduler gives a silent task up; None for whatever is no sensible number of them."""
+    from airflow.providers.common.compat.sdk import conf
+
+    with suppress(ValueError, TypeError):
+        seconds = float(conf.get("scheduler", "task_instance_heartbeat_timeout", fallback="300"))
+        return seconds if 0.1 <= seconds <= 86_400 else None
+    return None
 
 
 def _configuration(option: str) -> str:

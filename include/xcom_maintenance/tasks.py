@@ -16,6 +16,7 @@ from include.xcom_maintenance.core.errors import (
     ImplausiblePlan,
     MaintenanceError,
     SharesFailed,
+    ThresholdBreached,
 )
 from include.xcom_maintenance.jobs.job import Job
 from include.xcom_maintenance.news import tell
@@ -36,19 +37,32 @@ def run_plan(
     *,
     may_delete: bool = True,
     may_insert: bool = False,
-    needs_blobs: bool = True,
+    needs_blobs: bool | None = True,
     kind: type[Settings] = Settings,
 ) -> dict[str, Any]:
     """Run the first step of a DAG in the current task.
 
     :param may_delete: whether the DAG deletes rows when it enforces.
     :param may_insert: whether it inserts rows then.
-    :param needs_blobs: whether the DAG looks at blobs at all.
+    :param needs_blobs: whether the DAG looks at blobs at all; None: if it can, and else does without.
     :param kind: the settings that the DAG has.
     :returns: a small summary: status, mode, the headline, the paths of the report and of the manifest.
     :raises AirflowFailException: for what only a person can mend, so that it is not tried again.
     """
     return _run(step, planned=None, may_delete=may_delete, may_insert=may_insert, needs_blobs=needs_blobs, kind=kind)
+
+
+def publish(asset: Any, summary: Mapping[str, Any]) -> None:
+    """Send the headline of a report along with the event of an asset that the current task updates.
+
+    :param asset: one of the task's outlets.
+    :param summary: what ``run_plan`` returned.
+    """
+    from airflow.sdk import get_current_context
+
+    events: Any = get_current_context().get("outlet_events")
+    if events is not None:
+        events[asset].extra = {**events[asset].extra, **summary}
 
 
 def run_apply(
@@ -129,7 +143,7 @@ def _run(
     planned: Mapping[str, Any] | None,
     may_delete: bool,
     may_insert: bool = False,
-    needs_blobs: bool = True,
+    needs_blobs: bool | None = True,
     kind: type[Settings] = Settings,
     ends: bool = True,
 ) -> dict[str, Any]:
@@ -139,6 +153,7 @@ def _run(
 
     context: Any = get_current_context()
     report, before, idle = Report(*run_of(context)), metrics.Before(), None
+    breaches: list[str] = []
     place: ReportPlace | None = None
     try:
         resolved = resolve(params_of(context), kind)
@@ -158,6 +173,7 @@ def _run(
         rights = {"may_delete": may_delete and mode == "enforce", "may_insert": may_insert and mode == "enforce"}
         with _a_job(resolved, report, place, is_first=planned is None, needs_blobs=needs_blobs, rights=rights) as job:
             step(job)
+            breaches = job.breaches
         if not ends:
             return {}
         idle = _look_back(report, place, settings) if may_delete else None
@@ -175,7 +191,29 @@ def _run(
     metrics.emit(report, before)
     if idle is not None:
         _tell(notify.NOT_ENFORCED, idle, report, place, context)
+    if breaches:
+        _breached(breaches, report, place, settings, context)
     return _summary(report, place)
+
+
+def _breached(
+    breaches: list[str], report: Report, place: ReportPlace, settings: Settings, context: Mapping[str, Any]
+) -> None:
+    """Tell what has crossed its threshold, and fail the run if that is what the settings say.
+
+    :raises AirflowFailException: it was not for want of trying, so that it is not tried again.
+    """
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    _tell(notify.AUDIT_BREACH, "; ".join(breaches), report, place, context)
+    try:
+        if settings.fail_on_breach:
+            raise ThresholdBreached(
+                "; ".join(breaches), setting="fail_on_breach", remedy=f"See the report: {place.file('.md')}"
+            )
+    except ThresholdBreached as error:
+        log.error("%s", error)
+        raise AirflowFailException(str(error)) from None
 
 
 def _begin(report: Report, place: ReportPlace, settings: Settings) -> None:
@@ -193,15 +231,18 @@ def _a_job(
     place: ReportPlace,
     *,
     is_first: bool,
-    needs_blobs: bool,
+    needs_blobs: bool | None,
     rights: dict[str, bool],
 ) -> Iterator[Job]:
     """Open the stores, and check them."""
     with stores.open_metadata(resolved.settings) as metadata:
         with report.phase("check" if is_first else "check again"):
-            configured = stores.open_blobs(resolved) if needs_blobs else None
-            identity = metadata.check(**rights, reads_references=configured is not None)
-            if configured is not None:
+            if needs_blobs is None:
+                configured = _blobs_if_possible(resolved, report)
+            else:
+                configured = stores.open_blobs(resolved) if needs_blobs else None
+            identity = metadata.check(**rights, reads_references=configured is not None and needs_blobs is True)
+            if configured is not None and needs_blobs:
                 configured.store.check()
                 if is_first:
                     report.warnings += stores.doubts(resolved, configured)
@@ -216,6 +257,18 @@ def _a_job(
             archives=Archives(stores.archive_root(resolved.settings)),
             log=log,
         )
+
+
+def _blobs_if_possible(resolved: configuration.Resolved, report: Report) -> stores.ConfiguredBlobs | None:
+    """The blob store if it can be read; else a warning."""
+    try:
+        configured = stores.open_blobs(resolved)
+        if configured is not None:
+            configured.store.check()
+        return configured
+    except MaintenanceError as error:
+        report.warnings.append(f"Blobs are left out: {error}")
+        return None
 
 
 def _look_back(report: Report, place: ReportPlace, settings: configuration.Settings) -> str | None:

@@ -99,7 +99,16 @@ def size_audit() -> dict[str, Param]:
         "top_entries": integer(
             "Lines per table", "How long the longest tables of the report are.", minimum=1, maximum=1000
         ),
+        "audit_budget_seconds": number("Time budget (seconds)", "For reading values.", minimum=0.1),
+        "audit_budget_bytes": integer("Byte budget", "Stored bytes of values that are read.", minimum=1),
+        "fail_on_breach": Param(
+            None,
+            type=["null", "boolean"],
+            title="Fail on a breach",
+            description=f"Fail the run if a threshold of the scorecard is crossed. {_AS_CONFIGURED}",
+        ),
         **places(),
+        **blob_places(),
     }
 
 

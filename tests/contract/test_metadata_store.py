@@ -310,38 +310,12 @@ def test_unfinished_runs_and_known_dags_are_told_from_others(store: MetadataStor
     assert store.known_dags(["a", "deleted", "stranger"]) == {"a", "deleted"}
 
 
-def test_sizes_add_up(store: MetadataStore, history: History) -> None:
-    import random
-
-    run = history.run("a", 1)
-    noise = random.Random(1).randbytes(20_000).hex()
-    for key, value in {"small": 1, "compressible": "x" * 60_000, "noise": noise, "large": noise * 300}.items():
-        history.xcom(run, value, age_days=1, key=key)
-    history.connection.execute("UPDATE xcom SET value = NULL WHERE key = 'small'")
-    groups = {group.key: group for group in store.group_sizes()}
-    assert sum(g.rows for g in groups.values()) == 4
-    bands = {key: group.band_rows for key, group in groups.items()}
-    assert bands["small"] == (1, 0, 0, 0, 0)
-    assert bands["noise"] == (0, 0, 1, 0, 0)
-    assert bands["compressible"] == (0, 0, 0, 1, 0)
-    assert bands["large"] == (0, 0, 0, 0, 1)
-    assert groups["compressible"].stored_bytes < 2_000
-    largest = store.largest_entries(2)
-    assert [entry.key for entry in largest] == ["large", "noise"]
-    assert largest[0].stored_bytes == groups["large"].stored_bytes
-    health = store.table_health()
-    assert health.total_bytes >= health.heap_bytes + health.toast_bytes + health.index_bytes
-    assert health.toast_bytes >= largest[0].stored_bytes
-    assert store.row_count_estimate() == 4
-
-
 def test_an_empty_database_has_nothing(store: MetadataStore) -> None:
     assert list(store.runs()) == []
     assert store.measure(Doomed()) == []
     assert list(store.references(BASE)) == []
     assert store.referenced([]) == set()
     assert store.still_there([]) == []
-    assert list(store.group_sizes()) == []
     assert store.row_count_estimate() == 0
 
 

@@ -35,6 +35,10 @@ class ImplausiblePlan(MaintenanceError):
     """The guard refused a plan: nothing was changed, and trying again would give the same answer."""
 
 
+class ThresholdBreached(MaintenanceError):
+    """An audit found what it was told to fail for; its report is written, and people have been told."""
+
+
 class UnreadableManifest(MaintenanceError):
     """A manifest that is cut short: it is no plan."""
 

@@ -35,6 +35,8 @@ class Job:
     place: ReportPlace
     archives: Archives = field(default_factory=lambda: Archives(None))
     ignored_prefixes: tuple[str, ...] = ()
+    #: What the scorecard of an audit says has crossed its threshold, in words; people are told of it.
+    breaches: list[str] = field(default_factory=list)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("xcom_maintenance"))
 
     @property

@@ -1,167 +1,102 @@
-"""Who takes the space: rows and bytes by DAG, task and key, size bands, the largest entries, the table's health."""
+"""The size audit: who takes the space of the ``xcom`` table, what grows, what will break next. Reads only.
+
+What it finds is folded in ``audit_sizes`` and ``audit_blobs``, judged in ``audit_findings``, and told in
+``audit_report``.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field
-from datetime import datetime
-from heapq import nlargest
-from typing import Any
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
 
-from include.xcom_maintenance.core.sizes import BANDS
-from include.xcom_maintenance.jobs.job import Job, Progress
-from include.xcom_maintenance.metadata.port import Entry, GroupSize, TableHealth
-from include.xcom_maintenance.reports.report import Table
+from include.xcom_maintenance.core.audit import ProbeResult, SecretScan
+from include.xcom_maintenance.core.errors import MaintenanceError
+from include.xcom_maintenance.core.table_figures import Entry
+from include.xcom_maintenance.jobs.audit_blobs import measure_blobs
+from include.xcom_maintenance.jobs.audit_findings import WINDOW_DAYS, Findings
+from include.xcom_maintenance.jobs.audit_report import describe
+from include.xcom_maintenance.jobs.audit_sizes import measure
+from include.xcom_maintenance.jobs.job import Job
+from include.xcom_maintenance.jobs.overdue import overdue
+from include.xcom_maintenance.reports.enforcement import known_enforcement
+from include.xcom_maintenance.reports.past import past_audits
 
-
-def audit(job: Job) -> None:
-    """Measure the ``xcom`` table and describe it. Reads only."""
-    totals = _Totals()
-    with job.report.phase("sizes"):
-        progress = Progress(job.log, "Groups of rows measured")
-        for group in job.metadata.group_sizes():
-            totals.add(group)
-            progress.add()
-    with job.report.phase("largest entries"):
-        entries = job.metadata.largest_entries(job.settings.top_entries)
-    with job.report.phase("table health"):
-        health = job.metadata.table_health()
-    _describe(job, totals, entries, health)
-    job.report.finish("audited")
+_T = TypeVar("_T")
 
 
-@dataclass(slots=True)
-class _Size:
-    rows: int = 0
-    bytes: int = 0
+def audit(
+    job: Job,
+    *,
+    probe: Callable[[], list[ProbeResult]] | None = None,
+    secrets: Callable[[Job], SecretScan] | None = None,
+) -> None:
+    """Measure the ``xcom`` table and describe it.
+
+    What cannot be told beside the sizes is a warning in the report, and not the end of the audit.
+
+    :param probe: pushes and pulls canary values through the XCom backend.
+    :param secrets: looks for secrets in the newest values.
+    """
+    report, settings, metadata = job.report, job.settings, job.metadata
+    now = metadata.now()
+    since = now.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=WINDOW_DAYS)
+    blobs = None
+    if (store := job.blobs) is not None:
+        with report.phase("blobs"):
+            blobs = _tried(job, "The sizes of blobs", lambda: measure_blobs(job, store, since=since))
+    sizes = measure(job, blobs, since=since)
+    with report.phase("largest entries"):
+        entries = _with_logical_sizes(job, metadata.largest_entries(settings.top_entries))
+    with report.phase("table health"):
+        health = metadata.table_health()
+    found = Findings(now, sizes, entries, health, blobs)
+    with report.phase("hazards"):
+        found.dags = _tried(job, "Which DAGs exist", metadata.dags)
+        found.overdue = _tried(job, "Overdue rows", lambda: overdue(job))
+    if probe is not None:
+        with report.phase("probe"):
+            found.probes = _tried(job, "The live probe", probe)
+    if secrets is not None:
+        with report.phase("secrets"):
+            found.secrets = _tried(job, "The scan for secrets", lambda: secrets(job))
+    with report.phase("past audits"):
+        known = known_enforcement(job.place.beside("xcom_cleanup"))
+        found.days_since_enforced = known.days_without(now) if known else None
+        found.past = (
+            _tried(
+                job,
+                "The trend",
+                lambda: past_audits(job.place, settings.trend_audits, database=job.identity.owner),
+            )
+            or []
+        )
+    found.conclude(settings)
+    describe(job, found)
+    report.finish("audited")
 
 
-def _no_bands() -> list[_Size]:
-    return [_Size() for _ in BANDS]
+def _tried(job: Job, what: str, look: Callable[[], _T]) -> _T | None:
+    """What a look finds, or None and a warning."""
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001 - one part that fails must not hide the others
+        # The text of an unknown error could quote a value.
+        why = error.problem if isinstance(error, MaintenanceError) else type(error).__name__
+        job.report.warnings.append(f"{what} could not be told: {why}.")
+        job.log.warning("%s could not be told: %s", what, why)
+        return None
 
 
-@dataclass(slots=True)
-class _Totals:
-    """Sums by DAG, task and key: as large as the number of distinct keys of tasks, not of rows."""
-
-    all: _Size = field(default_factory=_Size)
-    by_dag: defaultdict[str, _Size] = field(default_factory=lambda: defaultdict(_Size))
-    by_task: defaultdict[tuple[str, str], _Size] = field(default_factory=lambda: defaultdict(_Size))
-    by_key: dict[tuple[str, str, str], _Size] = field(default_factory=dict)
-    bands: list[_Size] = field(default_factory=_no_bands)
-    oldest: datetime | None = None
-
-    def add(self, group: GroupSize) -> None:
-        self.by_key[group.dag_id, group.task_id, group.key] = _Size()
-        for size in (
-            self.all,
-            self.by_dag[group.dag_id],
-            self.by_task[group.dag_id, group.task_id],
-            self.by_key[group.dag_id, group.task_id, group.key],
-        ):
-            size.rows += group.rows
-            size.bytes += group.stored_bytes
-        for band, rows, stored in zip(self.bands, group.band_rows, group.band_bytes, strict=True):
-            band.rows += rows
-            band.bytes += stored
-        if self.oldest is None or group.oldest < self.oldest:
-            self.oldest = group.oldest
-
-
-def _describe(job: Job, totals: _Totals, entries: list[Entry], health: TableHealth) -> None:
-    report, top = job.report, job.settings.top_entries
-    report.headline = {
-        "rows": totals.all.rows,
-        "bytes": totals.all.bytes,
-        "dags": len(totals.by_dag),
-        "rows_above_48_kb": sum(b.rows for band, b in zip(BANDS, totals.bands, strict=True) if band.lower >= 48 * 1024),
-        "largest_bytes": entries[0].stored_bytes if entries else 0,
-        "oldest_row": totals.oldest.isoformat(timespec="seconds") if totals.oldest else None,
-        "table_total_bytes": health.total_bytes,
-        "dead_rows": health.dead_rows_estimate,
-        "share_of_database": _share(health.total_bytes, health.database_bytes),
-    }
-    report.tables = [
-        _ranking("By DAG", ["DAG"], {(dag_id,): size for dag_id, size in totals.by_dag.items()}, totals.all, top),
-        _ranking("By task", ["DAG", "task"], totals.by_task, totals.all, top),
-        _ranking("By key", ["DAG", "task", "key"], totals.by_key, totals.all, top),
-        Table(
-            "Size bands",
-            ["band", "rows", "share of rows", "stored bytes"],
-            [
-                [band.name, size.rows, _share(size.rows, totals.all.rows), size.bytes]
-                for band, size in zip(BANDS, totals.bands, strict=True)
-            ],
-            "By the size of the value as JSON, which is what a task pushes and pulls.",
-        ),
-        Table(
-            "Largest entries",
-            ["DAG", "run", "task", "map index", "key", "stored bytes", "pushed at"],
-            [
-                [
-                    e.dag_id,
-                    e.run_id,
-                    e.task_id,
-                    e.map_index,
-                    e.key,
-                    e.stored_bytes,
-                    e.timestamp.isoformat(timespec="seconds"),
-                ]
-                for e in entries
-            ],
-        ),
-        Table(
-            "Space of the table",
-            ["part", "bytes"],
-            [
-                ["heap", health.heap_bytes],
-                ["TOAST", health.toast_bytes],
-                ["indexes", health.index_bytes],
-                ["in all", health.total_bytes],
-            ],
-            "Stored bytes are what the database keeps for the values, after its own compression.",
-        ),
-        Table(
-            "Health of the table",
-            ["measure", "value"],
-            [
-                ["live rows (estimate)", health.live_rows_estimate],
-                ["dead rows (estimate)", health.dead_rows_estimate],
-                ["last vacuum", _moment(health.last_vacuum)],
-                ["last analyze", _moment(health.last_analyze)],
-            ],
-        ),
-        Table(
-            "Tables with XComs set aside",
-            ["table", "total bytes"],
-            [[name, size] for name, size in health.archive_tables.items()],
-            "`airflow db clean` without --skip-archive and migrations leave these; their rows may refer to blobs.",
-        ),
-    ]
-    job.log.info(
-        "%s rows with %s bytes of %s DAGs; %s rows are above 48 KB; the table takes %s bytes in all",
-        f"{totals.all.rows:,}",
-        f"{totals.all.bytes:,}",
-        f"{len(totals.by_dag):,}",
-        f"{report.headline['rows_above_48_kb']:,}",
-        f"{health.total_bytes:,}",
-    )
-
-
-def _ranking(title: str, columns: list[str], sizes: dict[Any, _Size], whole: _Size, top: int) -> Table:
-    largest = nlargest(top, sizes.items(), key=lambda item: (item[1].bytes, item[1].rows))
-    rows = [
-        [*names, size.rows, _share(size.rows, whole.rows), size.bytes, _share(size.bytes, whole.bytes)]
-        for names, size in largest
-    ]
-    note = f"The {top} largest of {len(sizes):,}." if len(sizes) > top else ""
-    return Table(title, [*columns, "rows", "share of rows", "stored bytes", "share of bytes"], rows, note)
-
-
-def _share(part: int, whole: int) -> float:
-    """Between 0 and 1, to four digits."""
-    return round(part / whole, 4) if whole else 0.0
-
-
-def _moment(moment: datetime | None) -> str:
-    return moment.isoformat(timespec="seconds") if moment else "never"
+def _with_logical_sizes(job: Job, entries: list[Entry]) -> list[tuple[Entry, int | None]]:
+    """Each of the largest entries with the size of its value as JSON, as far as the budget goes."""
+    left = job.settings.audit_budget_bytes
+    deadline = time.monotonic() + job.settings.audit_budget_seconds
+    found: list[tuple[Entry, int | None]] = []
+    for entry in entries:
+        left -= entry.stored_bytes
+        seconds = deadline - time.monotonic()
+        may_read = left >= 0 and seconds > 0
+        found.append((entry, job.metadata.logical_bytes(entry, seconds=seconds) if may_read else None))
+    return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from include.xcom_maintenance.core.records import (
     Scope,
     YoungerRuns,
 )
+from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,54 +50,6 @@ class Pressure:
     lock_waits: int
     #: Of the slowest replica; None if there is none, or the role may not see it.
     replication_lag_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class GroupSize:
-    """The rows of one (DAG, task, key)."""
-
-    dag_id: str
-    task_id: str
-    key: str
-    rows: int
-    #: Bytes that the database keeps for the values, after its own compression.
-    stored_bytes: int
-    #: Rows of each band of ``core.sizes.BANDS``, by the size of the value as JSON text, in the bands' order.
-    band_rows: tuple[int, ...]
-    #: Stored bytes of each band, in the same order.
-    band_bytes: tuple[int, ...]
-    oldest: datetime
-    newest: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One XCom row and the stored bytes of its value."""
-
-    dag_id: str
-    run_id: str
-    task_id: str
-    map_index: int
-    key: str
-    stored_bytes: int
-    timestamp: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class TableHealth:
-    """What the database says about the table; bytes and counts are its own figures, rows its estimates."""
-
-    heap_bytes: int
-    toast_bytes: int
-    index_bytes: int
-    total_bytes: int
-    live_rows_estimate: int
-    dead_rows_estimate: int
-    last_vacuum: datetime | None
-    last_analyze: datetime | None
-    database_bytes: int
-    #: Tables that ``airflow db clean`` and migrations left, with their total bytes.
-    archive_tables: dict[str, int] = field(default_factory=dict)
 
 
 class Return(StrEnum):
@@ -207,14 +160,47 @@ class MetadataStore(Protocol):
     def known_dags(self, dag_ids: Collection[str]) -> set[str]:
         """Those of ``dag_ids`` that this Airflow ever knew, as far as it still remembers."""
 
-    def group_sizes(self) -> Iterator[GroupSize]:
-        """The rows of each (DAG, task, key), by a single pass over the table."""
+    def sizes(self, top: int, *, since: datetime, wanted: Sequence[tuple[str, str, str]] = ()) -> Iterator[SizeGroup]:
+        """Groups of rows by stored size, by one pass over the table in which no value is read.
+
+        :param top: how many groups of tasks and keys come; those of DAGs come all.
+        :param since: rows pushed earlier are not told apart by day.
+        :param wanted: (DAG, task, key) that come whatever their size, with their tasks.
+        """
+
+    def logical_sizes(
+        self,
+        share: float,
+        *,
+        since: datetime,
+        seconds: float,
+        tasks: Sequence[tuple[str, str]] = (),
+        keys: Sequence[tuple[str, str, str]] = (),
+    ) -> LogicalSizes:
+        """Groups of rows by logical size, which means to read the values.
+
+        :param share: of the table's pages to look at, in (0, 1].
+        :param since: as above.
+        :param seconds: that it may take.
+        :param tasks: the tasks to tell about, beside all DAGs, classes and days.
+        :param keys: the keys to tell about.
+        :raises StoreUnavailable: if that is not enough time.
+        """
 
     def largest_entries(self, limit: int) -> list[Entry]:
         """The rows with the largest stored values, the largest first."""
 
+    def logical_bytes(self, entry: Entry, *, seconds: float) -> int | None:
+        """The size of one value as JSON text; None if the row is gone, or it could not be told in time."""
+
     def table_health(self) -> TableHealth:
         """The size and state of the ``xcom`` table."""
+
+    def dags(self) -> dict[str, bool]:
+        """The DAGs that are there, and whether they are stale: no file defines them any more."""
+
+    def whole_references(self, base: BasePath) -> Iterator[RowReference]:
+        """The references below ``base`` that are the whole value of a row, sorted by key in byte order."""
 
     def row_count_estimate(self) -> int:
         """How many XCom rows there are, as the database's statistics say; exact for small tables."""

@@ -27,18 +27,15 @@ from include.xcom_maintenance.core.records import (
     YoungerRuns,
 )
 from include.xcom_maintenance.core.reference_formats import UNIQUE_PART, coordinates_of, unique_part
-from include.xcom_maintenance.core.sizes import BANDS, Band
-from include.xcom_maintenance.metadata import postgres_restore
+from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
+from include.xcom_maintenance.metadata import postgres_audit, postgres_restore
 from include.xcom_maintenance.metadata import postgres_retention as retention
 from include.xcom_maintenance.metadata import postgres_sql as sql
 from include.xcom_maintenance.metadata.port import (
     ArchiveSink,
     Deleted,
-    Entry,
-    GroupSize,
     Pressure,
     Return,
-    TableHealth,
     UnparsableReference,
 )
 from include.xcom_maintenance.metadata.postgres_session import Session, copy_out
@@ -71,6 +68,7 @@ class PostgresMetadataStore:
             statement_timeout=statement_timeout,
             retry_seconds=retry_seconds,
         )
+        self._audit = postgres_audit.AuditQueries(self._session)
         self._setting = setting
         self._accepted_revision = accepted_revision
         self._may_lock_runs = False
@@ -345,25 +343,39 @@ class PostgresMetadataStore:
 
     # -- sizes -----------------------------------------------------------------------------------------------------
 
-    def group_sizes(self) -> Iterator[GroupSize]:
-        [(version,)] = self._session.rows("SELECT current_setting('server_version_num')::int", {})
-        bands = ", ".join(
-            f"count(*) FILTER (WHERE {_in_band(b)}), coalesce(sum(stored) FILTER (WHERE {_in_band(b)}), 0)"
-            for b in BANDS
-        )
-        logical = sql.LOGICAL_SIZE if version >= 140_000 else "octet_length(value::text)"
-        for row in self._session.stream(sql.GROUP_SIZES.format(bands=bands, logical=logical), {}):
-            dag_id, task_id, key, rows, stored, oldest, newest, *of_bands = row
-            counts = tuple(int(n) for n in of_bands)
-            yield GroupSize(dag_id, task_id, key, rows, int(stored), counts[0::2], counts[1::2], oldest, newest)
+    def sizes(self, top: int, *, since: datetime, wanted: Sequence[tuple[str, str, str]] = ()) -> Iterator[SizeGroup]:
+        return self._audit.sizes(top, since=since, wanted=wanted)
+
+    def logical_sizes(
+        self,
+        share: float,
+        *,
+        since: datetime,
+        seconds: float,
+        tasks: Sequence[tuple[str, str]] = (),
+        keys: Sequence[tuple[str, str, str]] = (),
+    ) -> LogicalSizes:
+        return self._audit.logical_sizes(share, since=since, seconds=seconds, tasks=tasks, keys=keys)
 
     def largest_entries(self, limit: int) -> list[Entry]:
-        return [Entry(*row) for row in self._session.rows(sql.LARGEST, {"limit": limit})]
+        return self._audit.largest_entries(limit)
+
+    def logical_bytes(self, entry: Entry, *, seconds: float) -> int | None:
+        return self._audit.logical_bytes(entry, seconds=seconds)
 
     def table_health(self) -> TableHealth:
-        [health] = self._session.rows(sql.HEALTH, {})
-        archives = {name: int(size) for name, _, size in self._session.rows(sql.ARCHIVE_TABLES, {})}
-        return TableHealth(*[*health, archives])
+        return self._audit.table_health()
+
+    def dags(self) -> dict[str, bool]:
+        return self._audit.dags()
+
+    def whole_references(self, base: BasePath) -> Iterator[RowReference]:
+        for *place, size, text in self._session.stream(postgres_audit.WHOLE_REFERENCES, {"marker": base.marker}):
+            # One that cannot be read names no blob that a backend wrote.
+            with suppress(UnparsableReference):
+                found = _reference("xcom", *place, stored_bytes=size, text=text, entire=True, whole=True, base=base)
+                if found is not None and found.whole:
+                    yield found
 
     def row_count_estimate(self) -> int:
         [(estimate,)] = self._session.rows("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass('xcom')", {})
@@ -428,11 +440,6 @@ def _affected(cursor: Any, statement: str, parameters: Mapping[str, Any]) -> int
 
 def _horizon(created_before: datetime | None) -> str:
     return "infinity" if created_before is None else created_before.isoformat()
-
-
-def _in_band(band: Band) -> str:
-    upper = f" AND logical < {band.upper}" if band.upper is not None else ""
-    return f"logical >= {band.lower}{upper}"
 
 
 def _reference_of_row(row: Sequence[Any], base: BasePath) -> RowReference | None:

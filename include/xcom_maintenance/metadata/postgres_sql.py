@@ -109,23 +109,6 @@ GROUP BY c.oid, c.relname
 HAVING bool_or(a.attname = 'value')
 ORDER BY c.relname"""
 
-GROUP_SIZES = """
-SELECT dag_id, task_id, key, count(*), sum(stored), min(timestamp), max(timestamp), {bands}
-FROM (
-    SELECT dag_id, task_id, key, timestamp, coalesce(pg_column_size(value), 0) AS stored, {logical} AS logical
-    FROM xcom
-) x
-GROUP BY dag_id, task_id, key"""
-
-#: Only what is compressed has to be read in full to know how long it is as text.
-LOGICAL_SIZE = """CASE WHEN value IS NULL THEN 0
-    WHEN pg_column_compression(value) IS NULL THEN pg_column_size(value)
-    ELSE octet_length(value::text) END"""
-
-LARGEST = """
-SELECT dag_id, run_id, task_id, map_index, key, coalesce(pg_column_size(value), 0) AS stored, timestamp
-FROM xcom ORDER BY stored DESC, dag_id, run_id, task_id, map_index, key LIMIT %(limit)s"""
-
 #: pg_locks is open to everyone; the lag of a replica is NULL to a role without pg_monitor.
 PRESSURE = """
 SELECT (SELECT count(*) FROM pg_locks
@@ -140,15 +123,6 @@ SELECT pg_has_role(c.relowner, 'USAGE')
         AND coalesce((SELECT bool_or(privilege_type = 'MAINTAIN' AND (grantee = 0 OR pg_has_role(grantee, 'USAGE')))
                       FROM aclexplode(c.relacl)), false))
 FROM pg_class c WHERE c.oid = to_regclass('xcom')"""
-
-HEALTH = """
-SELECT pg_relation_size(c.oid), coalesce(pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0),
-       pg_indexes_size(c.oid), pg_total_relation_size(c.oid),
-       coalesce(s.n_live_tup, 0), coalesce(s.n_dead_tup, 0),
-       greatest(s.last_vacuum, s.last_autovacuum), greatest(s.last_analyze, s.last_autoanalyze),
-       pg_database_size(current_database())
-FROM pg_class c LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
-WHERE c.oid = to_regclass('xcom')"""
 
 #: What the bundle reads and writes; a database without it is not one that this code was written for.
 REQUIRED_COLUMNS = {

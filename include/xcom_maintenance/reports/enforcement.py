@@ -77,6 +77,11 @@ def enforcement_of(place: ReportPlace, *, now: datetime, enforced: bool = False)
     return known
 
 
+def known_enforcement(place: ReportPlace) -> Enforcement | None:
+    """What is known of the DAG of this place, for others to read; None if it has never run."""
+    return _read(place.file("").parent / ".enforcement")
+
+
 def _read(path: ObjectStoragePath) -> Enforcement | None:
     with suppress(Exception):
         found = json.loads(path.read_text(encoding="utf-8"))

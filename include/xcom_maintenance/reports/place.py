@@ -34,7 +34,12 @@ class ReportPlace:
 
     def __init__(self, root: ObjectStoragePath, dag_id: str, run_id: str) -> None:
         self._folder = root / dag_id
+        self._run_id = run_id
         self._stem = stem_of(run_id)
+
+    def beside(self, dag_id: str) -> ReportPlace:
+        """The place of the reports of another DAG, for a run of the same id."""
+        return ReportPlace(self._folder.parent, dag_id, self._run_id)
 
     def file(self, suffix: str) -> ObjectStoragePath:
         """The run's file with this suffix, such as ``.json``."""

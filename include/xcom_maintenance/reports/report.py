@@ -70,6 +70,8 @@ class Report:
     headline: dict[str, Any] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
+    #: Figures for programs, such as the next audit, which are not shown.
+    details: dict[str, Any] = field(default_factory=dict)
     #: Each as {"problem", "setting", "remedy"}.
     objections: list[dict[str, str]] = field(default_factory=list)
     #: Of ``Approval``; None for a plan within the limits.

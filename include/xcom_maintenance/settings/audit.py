@@ -6,7 +6,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from include.xcom_maintenance.settings.fields import no_bool
+from include.xcom_maintenance.core.sizes import GB, KB, MB
+from include.xcom_maintenance.settings.fields import Count, Days, Positive, Seconds, Share, no_bool
+
+#: Seconds as a threshold: any that is not negative.
+_AnySeconds = Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
 class AuditSettings(BaseModel):
@@ -16,3 +20,37 @@ class AuditSettings(BaseModel):
 
     #: How many lines the longest tables of a report have.
     top_entries: Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=1_000)] = 20
+
+    #: What an audit reads of values themselves, to know how long they are as JSON; beyond it a sample.
+    audit_budget_rows: Positive = 200_000
+    audit_budget_bytes: Positive = 128 * MB
+    audit_budget_seconds: Seconds = 60
+    #: Blobs that it lists; beyond it a sample.
+    audit_budget_blobs: Count = 200_000
+
+    #: Sizes of the table of which an audit foretells the day.
+    growth_limits_bytes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (20 * GB, 50 * GB)
+    #: Past audits that a trend is drawn through.
+    trend_audits: Annotated[int, BeforeValidator(no_bool), Field(ge=2, le=1_000)] = 30
+    #: A change of a DAG's growth by fewer bytes a day is no anomaly.
+    anomaly_bytes: Positive = MB
+
+    #: Thresholds of the scorecard.
+    warn_value_bytes: Positive = 48 * KB
+    warn_latency_seconds: _AnySeconds = 1
+    warn_encryption_seconds: _AnySeconds = 0.1
+    warn_memory_bytes: Positive = 100 * MB
+    warn_compression_share: Share = 0.5
+    warn_connections_share: Share = 0.8
+    warn_database_share: Share = 0.5
+    warn_cache_hit_share: Share = 0.9
+    warn_dead_share: Share = 0.2
+    warn_pushes_per_day: Positive = 1_000
+    warn_fan_out: Positive = 1_000
+    warn_forecast_days: Positive = 30
+    #: Rows that the policy would have deleted so long ago are overdue.
+    warn_overdue_days: Days = 2
+    #: A push may take half as long; None: what Airflow itself is configured with.
+    heartbeat_timeout_seconds: Seconds | None = None
+    #: Whether a threshold that is crossed fails the run, after its report was written.
+    fail_on_breach: bool = False

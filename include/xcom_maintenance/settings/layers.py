@@ -20,7 +20,7 @@ VARIABLE = "xcom_maintenance"
 FILE = Path(__file__).parents[2] / "xcom_maintenance.yaml"
 _FORM = "trigger form"
 #: For these null means the same as leaving them out: what Airflow itself is configured with.
-_DERIVED = frozenset({"blob_base_path", "report_path"})
+_DERIVED = frozenset({"blob_base_path", "report_path", "heartbeat_timeout_seconds"})
 #: Settings whose wrong value is not shown, since it may be a secret in the wrong place.
 _NOT_SHOWN = frozenset(
     {

@@ -1,0 +1,66 @@
+"""Whether cleaning up works: rows that the retention policy would have taken days ago and that are still there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
+
+from include.xcom_maintenance.core.records import Cut, Doomed
+from include.xcom_maintenance.core.retention import Part, RunVerdict
+from include.xcom_maintenance.jobs.cleanup import policy_of
+from include.xcom_maintenance.jobs.job import Job, uncollected
+
+#: Runs judged and measured by one statement.
+_RUNS_AT_ONCE = 50_000
+
+
+@dataclass(slots=True)
+class Overdue:
+    """Rows and stored bytes that a cleanup should have deleted, and the rows by DAG."""
+
+    rows: int = 0
+    bytes: int = 0
+    dags: Counter[str] = field(default_factory=Counter)
+
+
+def overdue(job: Job) -> Overdue:
+    """What the policy of today would have deleted ``warn_overdue_days`` ago, counted by the same statements.
+
+    Runs that went on for longer than that and have ended since are counted too, though no cleanup could delete them.
+    """
+    policy = policy_of(job, job.metadata.now() - timedelta(days=job.settings.warn_overdue_days))
+    found = Overdue()
+    with uncollected():
+        verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
+        losing = (v for v in verdicts if isinstance(v, RunVerdict) and any(part.cut for part in v.parts))
+        while some := list(islice(losing, _RUNS_AT_ONCE)):
+            _count(job, some, found)
+    return found
+
+
+def _count(job: Job, verdicts: list[RunVerdict], found: Overdue) -> None:
+    cuts: list[Cut] = []
+    place: dict[int, int] = {}  # of a part: there are few, and they are shared
+    ids: list[int] = []
+    which: list[int] = []
+    dags: dict[int, str] = {}
+    for verdict in verdicts:
+        for part in verdict.parts:
+            if part.cut is not None:
+                ids.append(verdict.run.dag_run_id)
+                which.append(_place(part, part.cut, cuts, place))
+                dags[verdict.run.dag_run_id] = verdict.run.dag_id
+    for measured in job.metadata.measure(Doomed(tuple(cuts), ids, which)):
+        found.rows += measured.rows
+        found.bytes += measured.bytes
+        found.dags[dags[measured.dag_run_id]] += measured.rows
+    found.dags = +found.dags
+
+
+def _place(part: Part, cut: Cut, cuts: list[Cut], place: dict[int, int]) -> int:
+    if id(part) not in place:
+        place[id(part)] = len(cuts)
+        cuts.append(cut)
+    return place[id(part)]

@@ -24,6 +24,7 @@ from tests.dags.conftest import Bucket
 from tests.support.archive import archive_rows
 from tests.support.collectors import Otlp
 from tests.support.history import History
+from tests.support.schema import valid
 
 pytestmark = pytest.mark.e2e
 
@@ -81,7 +82,7 @@ class Deployment:
 
     def report(self, dag_id: str, run_id: str) -> dict[str, Any]:
         text = (self.reports / dag_id / f"{run_id}.json").read_text()
-        return json.loads(text)  # type: ignore[no-any-return]
+        return valid(json.loads(text))
 
     def news(self, run_id: str) -> list[tuple[str, str]]:
         """What the notifier was told about a run: (event, message)."""

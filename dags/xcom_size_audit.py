@@ -2,9 +2,12 @@
 ### XCom size audit
 
 Who takes the space in the `xcom` table: rows, stored bytes and share by DAG, task and key; the size bands below 1 KB,
-1-10 KB, 10-48 KB, above 48 KB and above 10 MB; the largest entries; heap, TOAST and index size and dead rows.
+1-10 KB, 10-48 KB, above 48 KB and above 10 MB; the largest entries; heap, TOAST and index size and dead rows. How
+long three canary values take through the XCom backend (they are removed again), and which of the newest values hold
+secrets: where, never what.
 
-Reads only, so a role that may `SELECT` is enough. The report lies under `<report path>/xcom_size_audit/<run_id>.md`.
+Reads the database only, so a role that may `SELECT` is enough. The report lies under
+`<report path>/xcom_size_audit/<run_id>.html` (and `.md`, `.json`); old reports of all DAGs are pruned.
 """
 
 from __future__ import annotations
@@ -49,10 +52,13 @@ def xcom_size_audit() -> None:
     @task(multiple_outputs=False)
     def audit() -> dict[str, Any]:
         """Measure the table and write the report."""
-        from include.xcom_maintenance import tasks
+        from airflow.sdk import get_current_context
+
+        from include.xcom_maintenance import audit_parts, tasks
         from include.xcom_maintenance.jobs import size_audit
 
-        return tasks.run_plan(size_audit.audit, may_delete=False, needs_blobs=False)
+        parts = audit_parts.of_task(get_current_context())
+        return tasks.run_plan(lambda job: size_audit.audit(job, *parts), may_delete=False, needs_blobs=False)
 
     audit()
 

@@ -99,6 +99,10 @@ def size_audit() -> dict[str, Param]:
         "top_entries": integer(
             "Lines per table", "How long the longest tables of the report are.", minimum=1, maximum=1000
         ),
+        "probe": _switch("Live probe", "Push, pull and remove canary values through the XCom backend."),
+        "secrets_scan": _switch("Look for secrets", "In the newest values."),
+        "secrets_max_values": integer("Values to scan", "The most values to look into for secrets.", minimum=1),
+        "secrets_max_seconds": number("Scan time (seconds)", "How long to look for secrets.", minimum=0.1),
         **places(),
     }
 
@@ -144,6 +148,10 @@ def restore() -> dict[str, Param]:
         **places(),
         **blob_places(),
     }
+
+
+def _switch(title: str, description: str) -> Param:
+    return Param(None, type=["null", "boolean"], title=title, description=f"{description} {_AS_CONFIGURED}")
 
 
 def _choice(title: str) -> Param:

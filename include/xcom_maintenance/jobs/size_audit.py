@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import nlargest
@@ -14,8 +15,11 @@ from include.xcom_maintenance.metadata.port import Entry, GroupSize, TableHealth
 from include.xcom_maintenance.reports.report import Table
 
 
-def audit(job: Job) -> None:
-    """Measure the ``xcom`` table and describe it. Reads only."""
+def audit(job: Job, *parts: Callable[[Job], None]) -> None:
+    """Measure the ``xcom`` table and describe it. Reads only.
+
+    :param parts: what else the audit does, each in a phase of its own, in the end.
+    """
     totals = _Totals()
     with job.report.phase("sizes"):
         progress = Progress(job.log, "Groups of rows measured")
@@ -27,6 +31,8 @@ def audit(job: Job) -> None:
     with job.report.phase("table health"):
         health = job.metadata.table_health()
     _describe(job, totals, entries, health)
+    for part in parts:
+        part(job)
     job.report.finish("audited")
 
 

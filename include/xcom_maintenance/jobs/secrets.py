@@ -51,7 +51,7 @@ def scan(job: Job, make_detector: Callable[[], Detector]) -> SecretScan:
     try:
         detector = make_detector()
     except ImportError as missing:
-        return SecretScan(problem=f"the package {missing.name or 'detect-secrets'} is not installed")
+        return SecretScan(problem=f"{(missing.name or 'a package').split('.')[0]} is not installed")
     before = read_position(job.place, job.identity.owner)
     began = job.metadata.now()
     look = _Look(job, detector)

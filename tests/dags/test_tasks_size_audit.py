@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.support.bundle import Bundle
 from tests.support.history import History
 
@@ -57,3 +59,31 @@ def test_names_that_look_like_markup_do_not_break_the_report(bundle: Bundle, his
     history.xcom(history.run("a", 1), age_days=1, key="pipe|<b>*bold*\nline")
     markdown = bundle.run("xcom_size_audit").succeeded().markdown
     assert "pipe\\|\\<b\\>\\*bold\\* line" in markdown
+
+
+def test_no_report_is_kept_for_longer_than_configured_and_none_of_another_dag_is_forgotten(
+    bundle: Bundle, history: History
+) -> None:
+    import os
+
+    old = [bundle.run(dag_id) for dag_id in ("xcom_cleanup", "xcom_size_audit") for _ in range(11)]
+    for outcome in old:
+        report = outcome.report | {"finished_at": "2020-01-01T00:00:00+00:00"}
+        outcome.path(".json").write_text(json.dumps(report))
+        for path in outcome.path("").parent.glob("*"):
+            os.utime(path, (0, 0))
+    bundle.variable = {"keep_reports_days": None}
+    bundle.run("xcom_size_audit").succeeded()
+    assert all(outcome.path(".html").exists() for outcome in old)
+    bundle.variable = {"keep_reports_days": 30}
+    audit = bundle.run("xcom_size_audit").succeeded()
+    assert audit.report["headline"]["reports_pruned"] == 4  # this run and the one before are among the newest
+    assert sum(not outcome.path(".json").exists() and not outcome.path(".md").exists() for outcome in old) == 4
+
+
+def test_what_the_user_turns_off_is_not_done(bundle: Bundle, history: History) -> None:
+    history.xcom(history.run("a", 1), {"password": "hunter2"}, age_days=1)
+    bundle.variable = {"probe": False, "secrets_scan": False, "keep_reports_days": None}
+    report = bundle.run("xcom_size_audit").succeeded().report
+    assert not {"Secrets", "Live probe"} & {table["title"] for table in report["tables"]}
+    assert not {"secrets_found", "reports_pruned"} & set(report["headline"])

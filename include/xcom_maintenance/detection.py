@@ -26,7 +26,10 @@ _HARMLESS = re.compile(
     r"|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 )
 #: A password in a text needs a sign of assignment; the detector of keywords is too slow for texts without one.
-_ASSIGNED = re.compile(r"(?i)(?:key|pass|pwd|passw(?:or)?d|secret)\w*[\]'\"]{0,2}\s*[!=]?=")
+_ASSIGNED = re.compile(r"(?i)(?:key|pass|pwd|passw(?:or)?d|secret)\w{0,30}[\]'\"]{0,2}\s{0,8}[!=]?=")
+#: Characters that are looked at together, and how far two such pieces overlap. Some patterns take the square of the
+#: length of a text, so that a whole long one could take hours.
+_PIECE, _OVERLAP = 4_096, 1_024
 #: What stands where a secret was, or will be.
 _PLACEHOLDER = re.compile(
     r"(?i)[*x.•#_\-\s]+|none|null|true|false|redacted|<[^<>]*>|\[[^\[\]]*\]|\$?\{.*\}|%\(?\w*\)?s?"
@@ -49,7 +52,13 @@ class SecretDetector:
         """The secrets in a text, by kind; they must go nowhere but into a comparison."""
         if len(text) < _SHORTEST or _HARMLESS.fullmatch(text):
             return {}
-        return self._remembering(text) if len(text) <= _SHORT else self._find(text)
+        if len(text) <= _SHORT:
+            return self._remembering(text)
+        found: dict[str, tuple[str, ...]] = {}
+        for start in range(0, max(1, len(text) - _OVERLAP), _PIECE - _OVERLAP):
+            for kind, secrets in self._find(text[start : start + _PIECE]).items():
+                found[kind] = found.get(kind, ()) + secrets
+        return found
 
     def is_placeholder(self, text: str) -> bool:
         """Whether a text stands where a secret was or will be, such as ``***`` or ``{{ conn.password }}``."""

@@ -256,3 +256,16 @@ def test_a_row_whose_run_ended_before_the_last_audit_is_not_read_again(bundle: B
     outcome = audit(bundle)
     assert outcome.report["headline"]["values_scanned_for_secrets"] == 0
     assert len(found(outcome)) == 1
+
+
+def test_a_text_made_to_be_slow_does_not_hold_up_the_scan_and_no_secret_hides_behind_it() -> None:
+    import time
+
+    from include.xcom_maintenance.detection import SecretDetector
+
+    detector = SecretDetector()
+    start = time.monotonic()
+    for text in ("password" * 6_000, "://" * 15_000, "aws" * 15_000):
+        assert set(detector.find(f"{text} {_AWS} {text}")) >= {"AWS Access Key"}
+    # Without a limit to what is looked at together these take hours.
+    assert time.monotonic() - start < 60

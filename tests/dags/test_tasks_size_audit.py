@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from local_stack.s3 import MotoS3
 from tests.support.bundle import Bundle
 from tests.support.history import History
 
@@ -87,3 +88,15 @@ def test_what_the_user_turns_off_is_not_done(bundle: Bundle, history: History) -
     report = bundle.run("xcom_size_audit").succeeded().report
     assert not {"Secrets", "Live probe"} & {table["title"] for table in report["tables"]}
     assert not {"secrets_found", "reports_pruned"} & set(report["headline"])
+
+
+def test_a_page_on_s3_is_shown_by_a_browser_and_not_saved(bundle: Bundle, history: History, moto: MotoS3) -> None:
+    moto.client().create_bucket(Bucket="pages")
+    bundle.report_path = "s3://aws_pages@pages/reports"
+    bundle.connections["aws_pages"] = json.loads(moto.airflow_connection_json())
+    outcome = bundle.run("xcom_size_audit", run_id="r").succeeded()
+    assert outcome.summary is not None
+    assert outcome.summary["html"] == "s3://aws_pages@pages/reports/xcom_size_audit/r.html"
+    page = moto.client().get_object(Bucket="pages", Key="reports/xcom_size_audit/r.html")
+    assert page["ContentType"] == "text/html; charset=utf-8"
+    assert page["Body"].read().startswith(b"<!doctype html>")

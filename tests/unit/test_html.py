@@ -94,6 +94,11 @@ def test_nothing_that_the_markdown_says_is_missing_and_it_comes_in_the_same_orde
     assert "2.0 KB" in page
 
 
+def test_a_name_in_backticks_is_set_apart_and_stays_text() -> None:
+    report = Report("d", "r", tables=[Table("t", ["a"], [], "`airflow db <b>clean</b>` & more")])
+    assert "<code>airflow db &lt;b&gt;clean&lt;/b&gt;</code> &amp; more" in html.render(report)
+
+
 def test_no_chart_lacks_a_table_of_its_figures() -> None:
     report = a_report()
     text = html.render(report)

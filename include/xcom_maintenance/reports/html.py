@@ -46,6 +46,7 @@ def render(report: Report) -> str:
         tone=_TONES.get(report.status, "warn"),
         headline=[(label(name), _moment(figure(name, value))) for name, value in report.headline.items()],
         moment=_moment,
+        prose=_prose,
         charts=[_chart(number, chart) for number, chart in enumerate(report.charts)],
         has_library=not report.charts or charts.installed(),
         tables=[_table(f"table-{number}", table) for number, table in enumerate(report.tables)],
@@ -119,6 +120,13 @@ def _cell(column: str, value: Any) -> dict[str, Any]:
         "share": None if share is None else round(100 * share, 1),
         "short": len(text) <= _LONG_CELL,
     }
+
+
+def _prose(text: str) -> Any:
+    """A sentence of ours, with `names` set apart as in the Markdown; whatever else is in it stays text."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
 
 
 def _moment(text: str) -> str:

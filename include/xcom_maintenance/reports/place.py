@@ -51,7 +51,11 @@ class ReportPlace:
             # Names of files need not be UTF-8, but reports are.
             self.file(".json").write_bytes((text + "\n").encode(errors="backslashreplace"))
             self.file(".md").write_bytes(markdown.render(report).encode(errors="backslashreplace"))
-            self.file(".html").write_bytes(html.render(report).encode(errors="backslashreplace"))
+            page = self.file(".html")
+            # S3 goes by what it is told, and a browser that is told nothing saves the page instead of showing it.
+            kind = {"ContentType": "text/html; charset=utf-8"} if page.protocol in {"s3", "s3a", "s3n"} else {}
+            with page.open("wb", **kind) as file:
+                file.write(html.render(report).encode(errors="backslashreplace"))
 
     def read(self) -> Report | None:
         """The run's report as it was last written, or None."""

@@ -9,16 +9,19 @@ what to do, each with the DAG, task or key that it is about. Then come
 * the trend over past audits, the days on which the table reaches 20 GB and 50 GB, pushes per DAG and day, and the DAGs
   whose growth changed most;
 * values near the limits that break upgrades or tasks, rows that should not be there, mapped tasks with a large fan-out;
-* heap, TOAST, indexes, bloat, dead rows, vacuums, the age of transactions, and the tables that `db clean` left.
+* heap, TOAST, indexes, bloat, dead rows, vacuums, the age of transactions, and the tables that `db clean` left;
+* how long three canary values take through the XCom backend (they are removed again), and which of the newest values
+  hold secrets: where, never what.
 
-Reads only: a role that may `SELECT` is enough, and so is a read replica. What it reads of values has a budget
-(`audit_budget_rows`, `_bytes`, `_seconds`); beyond it sizes are estimated from a sample, and the report says so.
+Reads the database only: a role that may `SELECT` is enough, and so is a read replica. What it reads of values has a
+budget (`audit_budget_rows`, `_bytes`, `_seconds`); beyond it sizes are estimated from a sample, and the report says so.
 
 A threshold that is crossed is told to the notifier; with `fail_on_breach` it fails the run, after the report is
 written. Every audit updates the asset `xcom_size_audit`; its event has the headline of the report in `extra`, so a DAG
 can run on it: `@dag(schedule=[Asset("xcom_size_audit")])`.
 
-The report lies under `<report path>/xcom_size_audit/<run_id>.md`.
+The report lies under `<report path>/xcom_size_audit/<run_id>.html` (and `.md`, `.json`); old reports of all DAGs of
+this bundle are pruned.
 """
 
 from __future__ import annotations
@@ -66,10 +69,11 @@ def xcom_size_audit() -> None:
     @task(multiple_outputs=False, outlets=[AUDITED])
     def audit() -> dict[str, Any]:
         """Measure the table and write the report."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import size_audit
+        from airflow.sdk import get_current_context
 
-        summary = tasks.run_plan(size_audit.audit, may_delete=False, needs_blobs=None)
+        from include.xcom_maintenance import audit_parts, tasks
+
+        summary = tasks.run_plan(audit_parts.of_task(get_current_context()), may_delete=False, needs_blobs=None)
         tasks.publish(AUDITED, summary)
         return summary
 

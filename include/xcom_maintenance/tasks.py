@@ -315,7 +315,7 @@ def _summary(report: Report, place: ReportPlace) -> dict[str, Any]:
     log.info("Status: %s (mode: %s)", report.status, report.mode)
     for name, value in report.headline.items():
         log.info("  %s: %s", label(name), figure(name, value))
-    log.info("Report: %s", place.file(".md"))
+    log.info("Report: %s, the same with charts: %s", place.file(".md"), place.file(".html"))
     return _figures(report, place)
 
 
@@ -325,6 +325,7 @@ def _figures(report: Report, place: ReportPlace) -> dict[str, Any]:
         "mode": report.mode,
         **report.headline,
         "report": str(place.file(".json")),
+        "html": str(place.file(".html")),
         "manifest": report.manifest,
         "plan_id": report.plan_id,
         "approval": report.approval,

@@ -101,12 +101,11 @@ def size_audit() -> dict[str, Param]:
         ),
         "audit_budget_seconds": number("Time budget (seconds)", "For reading values.", minimum=0.1),
         "audit_budget_bytes": integer("Byte budget", "Stored bytes of values that are read.", minimum=1),
-        "fail_on_breach": Param(
-            None,
-            type=["null", "boolean"],
-            title="Fail on a breach",
-            description=f"Fail the run if a threshold of the scorecard is crossed. {_AS_CONFIGURED}",
-        ),
+        "probe": _switch("Live probe", "Push, pull and remove canary values through the XCom backend."),
+        "secrets_scan": _switch("Look for secrets", "In the newest values."),
+        "secrets_max_values": integer("Values to scan", "The most values to look into for secrets.", minimum=1),
+        "secrets_max_seconds": number("Scan time (seconds)", "How long to look for secrets.", minimum=0.1),
+        "fail_on_breach": _switch("Fail on a breach", "Fail the run if a threshold of the scorecard is crossed."),
         **places(),
         **blob_places(),
     }
@@ -153,6 +152,10 @@ def restore() -> dict[str, Param]:
         **places(),
         **blob_places(),
     }
+
+
+def _switch(title: str, description: str) -> Param:
+    return Param(None, type=["null", "boolean"], title=title, description=f"{description} {_AS_CONFIGURED}")
 
 
 def _choice(title: str) -> Param:

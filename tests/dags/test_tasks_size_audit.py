@@ -15,6 +15,7 @@ from include.xcom_maintenance.core.audit import ProbeResult, SecretFinding, Secr
 from include.xcom_maintenance.core.growth import day_number, day_of
 from include.xcom_maintenance.core.sizes import BANDS, KB, THRESHOLDS
 from include.xcom_maintenance.jobs import size_audit
+from local_stack.s3 import MotoS3
 from tests.dags.conftest import Bucket
 from tests.support.bundle import Bundle, Outcome, dags
 from tests.support.history import NOW, History, days_ago
@@ -354,7 +355,7 @@ class _Parts:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, probe: Any, secrets: Any) -> None:
         whole = size_audit.audit
-        monkeypatch.setattr(size_audit, "audit", lambda job: whole(job, probe=probe, secrets=secrets))
+        monkeypatch.setattr(size_audit, "audit", lambda job, **_: whole(job, probe=probe, secrets=secrets))
 
 
 def test_what_the_probe_and_the_scan_find_is_judged(
@@ -374,7 +375,7 @@ def test_what_the_probe_and_the_scan_find_is_judged(
     assert found["secrets"] == (1, "WARN")
     assert found["probe_intact"] == (1, "pass")
     assert len(outcome.table("Live probe")) == 2
-    assert outcome.table("What looks like a secret")[0]["path"] == "$.password"
+    assert outcome.table("Secrets")[0]["where in the value"] == "$.password"
 
 
 def test_a_probe_that_fails_does_not_stop_the_audit_and_its_words_are_not_repeated(
@@ -496,3 +497,43 @@ def test_names_that_look_like_markup_do_not_break_the_report(bundle: Bundle, his
     history.xcom(history.run("a", 1), age_days=1, key="pipe|<b>*bold*\nline")
     markdown = bundle.run(AUDIT).succeeded().markdown
     assert "pipe\\|\\<b\\>\\*bold\\* line" in markdown
+
+
+def test_no_report_is_kept_for_longer_than_configured_and_none_of_another_dag_is_forgotten(
+    bundle: Bundle, history: History
+) -> None:
+    import os
+
+    old = [bundle.run(dag_id) for dag_id in ("xcom_cleanup", "xcom_size_audit") for _ in range(11)]
+    for outcome in old:
+        report = outcome.report | {"finished_at": "2020-01-01T00:00:00+00:00"}
+        outcome.path(".json").write_text(json.dumps(report))
+        for path in outcome.path("").parent.glob("*"):
+            os.utime(path, (0, 0))
+    bundle.variable = {"keep_reports_days": None}
+    bundle.run("xcom_size_audit").succeeded()
+    assert all(outcome.path(".html").exists() for outcome in old)
+    bundle.variable = {"keep_reports_days": 30}
+    audit = bundle.run("xcom_size_audit").succeeded()
+    assert audit.report["headline"]["reports_pruned"] == 4  # this run and the one before are among the newest
+    assert sum(not outcome.path(".json").exists() and not outcome.path(".md").exists() for outcome in old) == 4
+
+
+def test_what_the_user_turns_off_is_not_done(bundle: Bundle, history: History) -> None:
+    history.xcom(history.run("a", 1), {"password": "hunter2"}, age_days=1)
+    bundle.variable = {"probe": False, "secrets_scan": False, "keep_reports_days": None}
+    report = bundle.run("xcom_size_audit").succeeded().report
+    assert not {"Secrets", "Live probe"} & {table["title"] for table in report["tables"]}
+    assert not {"secrets_found", "reports_pruned"} & set(report["headline"])
+
+
+def test_a_page_on_s3_is_shown_by_a_browser_and_not_saved(bundle: Bundle, history: History, moto: MotoS3) -> None:
+    moto.client().create_bucket(Bucket="pages")
+    bundle.report_path = "s3://aws_pages@pages/reports"
+    bundle.connections["aws_pages"] = json.loads(moto.airflow_connection_json())
+    outcome = bundle.run("xcom_size_audit", run_id="r").succeeded()
+    assert outcome.summary is not None
+    assert outcome.summary["html"] == "s3://aws_pages@pages/reports/xcom_size_audit/r.html"
+    page = moto.client().get_object(Bucket="pages", Key="reports/xcom_size_audit/r.html")
+    assert page["ContentType"] == "text/html; charset=utf-8"
+    assert page["Body"].read().startswith(b"<!doctype html>")

@@ -24,6 +24,7 @@ from tests.dags.conftest import Bucket
 from tests.support.archive import archive_rows
 from tests.support.collectors import Otlp
 from tests.support.history import History
+from tests.support.schema import valid
 
 pytestmark = pytest.mark.e2e
 
@@ -81,7 +82,7 @@ class Deployment:
 
     def report(self, dag_id: str, run_id: str) -> dict[str, Any]:
         text = (self.reports / dag_id / f"{run_id}.json").read_text()
-        return json.loads(text)  # type: ignore[no-any-return]
+        return valid(json.loads(text))
 
     def news(self, run_id: str) -> list[tuple[str, str]]:
         """What the notifier was told about a run: (event, message)."""
@@ -296,6 +297,21 @@ def test_the_audit_measures_and_its_xcom_is_small(deployment: Deployment) -> Non
     assert size < 2_000
     log = deployment.airflow.task_log("xcom_size_audit", run_id, "audit")
     assert "rows above 48 KB" in log
+
+
+def test_canaries_go_through_the_real_backend_and_leave_nothing_behind(deployment: Deployment) -> None:
+    run_id = deployment.run("xcom_size_audit")
+    report = deployment.report("xcom_size_audit", run_id)
+    [table] = [table for table in report["tables"] if table["title"] == "Live probe"]
+    results = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    assert [result["error"] for result in results] == ["", "", ""]
+    assert [result["value bytes"] for result in results] == [1024, 48 * 1024, 1024 * 1024]
+    # All are above the threshold, and the stock backend compresses nothing here.
+    assert all(result["kept in"] == "blob" and result["stored bytes"] > result["value bytes"] for result in results)
+    assert all(0 < result["push seconds"] < 30 and 0 < result["pull seconds"] < 30 for result in results)
+    assert all((result["intact"], result["removed"]) == ("yes", "yes") for result in results)
+    assert not [row for row in deployment.history.rows() if "canary" in row[4]]
+    assert not [key for key in deployment.bucket.listing() if "xcom_size_audit" in key]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from include.xcom_maintenance.reports.report import Approval
+from tests.support.schema import valid
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -160,11 +161,15 @@ class Outcome:
 
     @property
     def report(self) -> dict[str, Any]:
-        return json.loads(self.path(".json").read_text())  # type: ignore[no-any-return]
+        return valid(json.loads(self.path(".json").read_text()))
 
     @property
     def markdown(self) -> str:
         return self.path(".md").read_text()
+
+    @property
+    def html(self) -> str:
+        return self.path(".html").read_text()
 
     def table(self, title: str) -> list[dict[str, Any]]:
         """A table of the report, row by row."""

@@ -56,3 +56,9 @@ class SecretScan:
     cut_short: bool = False
     #: Values pushed up to this moment have been seen, by this scan or an earlier one.
     seen_until: datetime | None = None
+    #: Values pushed since the last scan that no scan will see: there were more than the limits allow.
+    left_out: int = 0
+    #: Whether older values are still to be seen, by the next scans.
+    older_left: bool = False
+    #: Why there was no scan, or why it broke off; empty if neither.
+    problem: str = ""

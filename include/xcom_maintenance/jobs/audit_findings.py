@@ -57,6 +57,14 @@ class Findings:
     scorecard: list[Line] = field(default_factory=list)
 
     @property
+    def _places_with_secrets(self) -> int | None:
+        """None if nothing was looked into, which is not the same as that nothing was found."""
+        scan = self.secrets
+        if scan is None or (scan.problem and not scan.values and not scan.findings):
+            return None
+        return len(scan.findings)
+
+    @property
     def last_day(self) -> date:
         """The last complete day, in UTC."""
         return self.moment.date() - timedelta(days=1)
@@ -137,7 +145,7 @@ class Findings:
             largest_push_seconds=largest / self.bytes_per_second[0],
             days_to_limit=min(days, default=None),
             has_trend=self.bytes_a_day is not None,
-            secrets=len(self.secrets.findings) if self.secrets else None,
+            secrets=self._places_with_secrets,
         )
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
 from include.xcom_maintenance.core.growth import day_of
 from include.xcom_maintenance.jobs.audit_findings import Findings
@@ -55,38 +54,6 @@ def health_tables(found: Findings) -> Iterator[Table]:
         [[table.name, table.total_bytes, _known(table.rows_estimate)] for table in health.archive_tables],
         "`airflow db clean` without --skip-archive and migrations leave these; their rows may refer to blobs.",
     )
-
-
-def probe_tables(found: Findings, top: int) -> Iterator[Table]:
-    """What the probe and the scan for secrets found; nothing if they were not made."""
-    if found.probes is not None:
-        rows: list[list[Any]] = []
-        for p in found.probes:
-            reduction = None if p.stored_bytes is None else round(1 - p.stored_bytes / max(1, p.value_bytes), 4)
-            state = p.error or ("intact, removed" if p.intact and p.removed else "intact" if p.intact else "NOT INTACT")
-            where = "" if p.in_blob is None else "blob" if p.in_blob else "database"
-            cells = [p.value_bytes, p.push_seconds, p.pull_seconds, p.stored_bytes, reduction, p.encryption_seconds]
-            rows.append([*cells, where, state])
-        yield Table(
-            "Live probe",
-            [
-                *("value bytes", "push seconds", "pull seconds", "stored bytes", "share saved"),
-                *("encryption seconds", "kept in", "state"),
-            ],
-            rows,
-            "Canary values through the XCom backend that this Airflow uses.",
-        )
-    if (scan := found.secrets) is not None:
-        findings: list[list[Any]] = [
-            [f.dag_id, f.task_id, f.key, f.json_path, f.kind, f.values, f.newest.isoformat(timespec="seconds")]
-            for f in scan.findings[:top]
-        ]
-        note = f"{scan.values:,} values were looked at, {scan.skipped:,} left out since they are too large."
-        if scan.cut_short:
-            note += " A limit ended the scan; the next audit goes on."
-        yield Table(
-            "What looks like a secret", ["DAG", "task", "key", "path", "kind", "values", "newest"], findings, note
-        )
 
 
 def moment_text(day: int) -> str:

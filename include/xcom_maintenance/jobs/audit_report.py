@@ -10,9 +10,11 @@ from include.xcom_maintenance.core.scorecard import Line, Verdict
 from include.xcom_maintenance.core.sizes import JSONB_STRING_LIMIT, KB, human_bytes
 from include.xcom_maintenance.jobs.audit_actions import place, to_do
 from include.xcom_maintenance.jobs.audit_findings import Findings
-from include.xcom_maintenance.jobs.audit_health import health_tables, moment_text, probe_tables
+from include.xcom_maintenance.jobs.audit_health import health_tables, moment_text
 from include.xcom_maintenance.jobs.audit_tables import pushes_table, size_charts, size_tables
 from include.xcom_maintenance.jobs.job import Job
+from include.xcom_maintenance.jobs.probe import describe_probe
+from include.xcom_maintenance.jobs.secrets import describe_secrets
 from include.xcom_maintenance.reports.report import Table
 
 #: DAGs whose figures the next audit can compare with; the largest.
@@ -32,8 +34,11 @@ def describe(job: Job, found: Findings) -> None:
         _changes(found, top),
         *_hazards(found, top),
         *health_tables(found),
-        *probe_tables(found, top),
     ]
+    if found.probes is not None:
+        describe_probe(report, found.probes)
+    if found.secrets is not None:
+        describe_secrets(report, found.secrets, top=top)
     report.charts = list(size_charts(found, top))
     report.details = {"scorecard": [_as_json(line) for line in found.scorecard], "growth": _remembered(job, found)}
     report.warnings += _warnings(job, found)
@@ -74,7 +79,6 @@ def _headline(found: Findings) -> dict[str, Any]:
         "pushes_of_busiest_task": values.get("pushes_a_day"),
         "push_seconds": values.get("push_latency"),
         "pull_seconds": values.get("pull_latency"),
-        "places_with_secrets": values.get("secrets"),
         "breaches": sum(line.verdict is Verdict.WARN for line in found.scorecard),
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -50,6 +50,48 @@ class Pressure:
     lock_waits: int
     #: Of the slowest replica; None if there is none, or the role may not see it.
     replication_lag_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ValuePosition:
+    """A value in the order of ``MetadataStore.values``: newest runs first, and of a run the newest value first."""
+
+    dag_run_id: int
+    pushed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ValueSpan:
+    """Some of the values, by when they were pushed (UTC) and by their place in the order of ``values``."""
+
+    pushed_until: datetime
+    #: None: since ever.
+    pushed_after: datetime | None = None
+    #: Only what comes after this position; None: from the newest on.
+    older_than: ValuePosition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PushedValue:
+    """One value to be looked into. Its text shows in no ``repr``."""
+
+    dag_id: str
+    task_id: str
+    key: str
+    pushed_at: datetime
+    stored_bytes: int
+    position: ValuePosition
+    #: The value as JSON; None if it is larger than was asked for.
+    text: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredValue:
+    """What the row of one value holds."""
+
+    bytes: int
+    #: The value if it is a short text, which may be a reference.
+    text: str | None = field(repr=False)
 
 
 class Return(StrEnum):
@@ -201,6 +243,21 @@ class MetadataStore(Protocol):
 
     def whole_references(self, base: BasePath) -> Iterator[RowReference]:
         """The references below ``base`` that are the whole value of a row, sorted by key in byte order."""
+
+    def values(self, span: ValueSpan, *, max_value_bytes: int) -> Iterator[PushedValue]:
+        """Values one by one, newest runs first, however large the table; stop when you have seen enough.
+
+        Canaries and NULLs are left out. Pushes into a run that had ended before ``pushed_after`` may be, too.
+        """
+
+    def count_values(self, span: ValueSpan) -> int:
+        """How many ``values`` would yield."""
+
+    def values_still_there(self, keys: Sequence[tuple[str, str, str, datetime]]) -> list[bool]:
+        """For each (DAG, task, key, moment) whether there is a row that was pushed no later."""
+
+    def stored(self, dag_id: str, run_id: str, task_id: str, map_index: int, key: str) -> StoredValue | None:
+        """What is kept in one row; None if there is none."""
 
     def row_count_estimate(self) -> int:
         """How many XCom rows there are, as the database's statistics say; exact for small tables."""

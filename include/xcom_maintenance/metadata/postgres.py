@@ -28,15 +28,18 @@ from include.xcom_maintenance.core.records import (
 )
 from include.xcom_maintenance.core.reference_formats import UNIQUE_PART, coordinates_of, unique_part
 from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
-from include.xcom_maintenance.metadata import postgres_audit, postgres_restore
+from include.xcom_maintenance.metadata import postgres_audit, postgres_restore, postgres_values
 from include.xcom_maintenance.metadata import postgres_retention as retention
 from include.xcom_maintenance.metadata import postgres_sql as sql
 from include.xcom_maintenance.metadata.port import (
     ArchiveSink,
     Deleted,
     Pressure,
+    PushedValue,
     Return,
+    StoredValue,
     UnparsableReference,
+    ValueSpan,
 )
 from include.xcom_maintenance.metadata.postgres_session import Session, copy_out
 
@@ -384,6 +387,22 @@ class PostgresMetadataStore:
         # Never analysed (-1) or small enough to count.
         [(exact,)] = self._session.rows("SELECT count(*) FROM xcom", {})
         return int(exact)
+
+    # -- values ----------------------------------------------------------------------------------------------------
+
+    def values(self, span: ValueSpan, *, max_value_bytes: int) -> Iterator[PushedValue]:
+        return postgres_values.values(self._session, span, max_value_bytes=max_value_bytes)
+
+    def count_values(self, span: ValueSpan) -> int:
+        return postgres_values.count(self._session, span)
+
+    def values_still_there(self, keys: Sequence[tuple[str, str, str, datetime]]) -> list[bool]:
+        return postgres_values.still_there(self._session, keys)
+
+    def stored(self, dag_id: str, run_id: str, task_id: str, map_index: int, key: str) -> StoredValue | None:
+        place = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index, "key": key}
+        found = self._session.rows(postgres_values.STORED, place)
+        return StoredValue(*found[0]) if found else None
 
     # -- restoring -------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ from typing import Any
 from include.xcom_maintenance.core.sizes import human_bytes
 from include.xcom_maintenance.reports.report import Report, Table
 
-_STATUS = {
+#: What each status means, for people.
+STATUS_WORDS = {
     "running": "still running, or killed while it ran",
     "reported": "report only: nothing was changed",
     "planned": "planned; the changes have not been made yet, or the run was killed while it made them",
@@ -26,7 +27,7 @@ def render(report: Report, *, short: bool = False) -> str:
 
     :param short: leave out what does not help to decide about the plan.
     """
-    parts = [f"# {report.dag_id}: {_STATUS.get(report.status, report.status)}"]
+    parts = [f"# {report.dag_id}: {STATUS_WORDS.get(report.status, report.status)}"]
     span = f"Run `{report.run_id}`, started {report.started_at}"
     parts.append(span + (f", finished {report.finished_at}." if report.finished_at else "."))
     if report.error:

@@ -13,7 +13,7 @@ from itertools import count
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from include.xcom_maintenance.core.errors import ConfigurationError, UnreadableManifest
-from include.xcom_maintenance.reports.markdown import render
+from include.xcom_maintenance.reports import html, markdown
 from include.xcom_maintenance.reports.paths import make_folder, path_errors, stem_of
 from include.xcom_maintenance.reports.report import Report
 
@@ -46,7 +46,7 @@ class ReportPlace:
         return self._folder / f"{self._stem}{suffix}"
 
     def write(self, report: Report) -> None:
-        """Write the report as JSON and as Markdown.
+        """Write the report as JSON, as Markdown and as HTML.
 
         :raises ConfigurationError: if the report path cannot be written.
         """
@@ -55,7 +55,12 @@ class ReportPlace:
             text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, default=str)
             # Names of files need not be UTF-8, but reports are.
             self.file(".json").write_bytes((text + "\n").encode(errors="backslashreplace"))
-            self.file(".md").write_bytes(render(report).encode(errors="backslashreplace"))
+            self.file(".md").write_bytes(markdown.render(report).encode(errors="backslashreplace"))
+            page = self.file(".html")
+            # S3 goes by what it is told, and a browser that is told nothing saves the page instead of showing it.
+            kind = {"ContentType": "text/html; charset=utf-8"} if page.protocol in {"s3", "s3a", "s3n"} else {}
+            with page.open("wb", **kind) as file:
+                file.write(html.render(report).encode(errors="backslashreplace"))
 
     def read(self) -> Report | None:
         """The run's report as it was last written, or None."""

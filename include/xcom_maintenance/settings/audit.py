@@ -54,3 +54,19 @@ class AuditSettings(BaseModel):
     heartbeat_timeout_seconds: Seconds | None = None
     #: Whether a threshold that is crossed fails the run, after its report was written.
     fail_on_breach: bool = False
+
+    #: Push and pull canary values through the XCom backend that this Airflow uses.
+    probe: bool = True
+    #: For all of them; what has not come back by then counts as failed.
+    probe_timeout_seconds: Annotated[float, BeforeValidator(no_bool), Field(ge=1, le=3_600, allow_inf_nan=False)] = 60
+
+    #: Look for secrets in values, newest first, within the limits that follow.
+    secrets_scan: bool = True
+    secrets_max_values: Positive = 20_000
+    #: Of values as JSON text, in all and of one.
+    secrets_max_bytes: Positive = 64 * MB
+    secrets_max_value_bytes: Annotated[Positive, Field(le=64 * MB)] = 256 * KB
+    secrets_max_seconds: Seconds = 60
+
+    #: Reports are pruned when they are older; None: never.
+    keep_reports_days: Days | None = 180

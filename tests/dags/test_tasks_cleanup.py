@@ -333,7 +333,7 @@ def test_reports_and_manifests_may_lie_in_a_bucket(bundle: Bundle, bucket: Bucke
     bundle.task("xcom_cleanup", "plan", run_id=run_id, mode="enforce")
     folder = "some/reports/xcom_cleanup/"
     suffixes = {key.removeprefix(folder + run_id) for key in bucket.listing() if key.startswith(folder + run_id)}
-    assert suffixes == {".json", ".md", ".manifest.jsonl.gz"}
+    assert suffixes == {".json", ".md", ".html", ".manifest.jsonl.gz"}
     bucket.put(f"{folder}{run_id}.pending")
     history.connection.execute("DELETE FROM xcom")
     bundle.run("xcom_cleanup", mode="enforce", run_id="next")

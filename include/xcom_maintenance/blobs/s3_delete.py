@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
@@ -150,7 +151,8 @@ class S3Deletion:
         waiting = sorted(keys, key=lambda key: key.encode(errors="surrogateescape"))
         found: dict[str, Blob] = {}
         while waiting:
-            page = self._requests.page(start_after=just_before(waiting[0]))
+            prefix = os.path.commonprefix([waiting[0], waiting[-1]])  # being sorted, all share it
+            page = self._requests.page(start_after=just_before(waiting[0]), prefix=prefix)
             if page.token is None:
                 covered = len(waiting)
             else:

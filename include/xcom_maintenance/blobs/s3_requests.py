@@ -93,13 +93,16 @@ class S3Requests:
         self._setting = setting
         self._page_size = page_size
 
-    def page(self, *, token: str | None = None, start_after: str | None = None, limit: int | None = None) -> Page:
+    def page(
+        self, *, token: str | None = None, start_after: str | None = None, prefix: str = "", limit: int | None = None
+    ) -> Page:
         """One page, from a token on, or of what sorts after a key.
 
+        :param prefix: only keys that begin so; servers on top of a file system read less then.
         :raises StoreUnavailable: if the answer does not say whether it is the last one: a body that was lost on the way
             would else pass for the end of the listing.
         """
-        request: ListObjectsV2RequestTypeDef = {"Bucket": self.bucket, "Prefix": self.base.prefix}
+        request: ListObjectsV2RequestTypeDef = {"Bucket": self.bucket, "Prefix": self.base.prefix + prefix}
         if token is not None:
             request["ContinuationToken"] = token
         elif start_after:

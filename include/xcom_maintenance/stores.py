@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from include.xcom_maintenance.blobs.files import FileBlobStore
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.blobs.s3 import S3BlobStore
+from include.xcom_maintenance.blobs.s3_requests import impatient, patient
 from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri, InvalidBlobUri
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
@@ -95,7 +96,8 @@ def open_blobs(resolved: Resolved) -> ConfiguredBlobs | None:
     base = BasePath.parse(text, setting=setting)
     store: BlobStore
     if base.uri.scheme == "s3":
-        store = S3BlobStore(_s3_client(settings, base), base, setting=setting)
+        client, deleting_client = _s3_clients(settings, base)
+        store = S3BlobStore(client, base, setting=setting, deleting_client=deleting_client)
     elif base.uri.scheme == "file":
         store = FileBlobStore(base, setting=setting)
     else:
@@ -142,14 +144,17 @@ def _configuration(option: str) -> str:
     return (conf.get("common.io", option, fallback="") or "").strip()
 
 
-def _s3_client(settings: Settings, base: BasePath) -> Any:
+def _s3_clients(settings: Settings, base: BasePath) -> tuple[Any, Any]:
+    """A client that sits out rate limits, and one for deletes, which does not."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     conn_id = settings.blob_conn_id or base.uri.conn_id
+    hook = S3Hook()
     if conn_id is not None:
         _connection(conn_id, "blob_conn_id", "an Amazon Web Services connection to the store of the blobs")
-        return S3Hook(aws_conn_id=conn_id).get_conn()
-    return S3Hook().get_conn()
+        hook = S3Hook(aws_conn_id=conn_id)
+    configured = patient(hook.config)
+    return hook.get_client_type(config=configured), hook.get_client_type(config=impatient(configured))
 
 
 def _connection(conn_id: str, setting: str, what: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
@@ -151,8 +150,9 @@ class S3Deletion:
         waiting = sorted(keys, key=lambda key: key.encode(errors="surrogateescape"))
         found: dict[str, Blob] = {}
         while waiting:
-            prefix = os.path.commonprefix([waiting[0], waiting[-1]])  # being sorted, all share it
-            page = self._requests.page(start_after=just_before(waiting[0]), prefix=prefix)
+            page = self._requests.page(
+                start_after=just_before(waiting[0]), prefix=_shared_prefix(waiting[0], waiting[-1])
+            )
             if page.token is None:
                 covered = len(waiting)
             else:
@@ -211,6 +211,12 @@ class S3Deletion:
         except ClientError as error:
             return code_of(error)
         return None
+
+
+def _shared_prefix(first: str, last: str) -> str:
+    """What two keys begin with, and with them all that sort between."""
+    pairs = enumerate(zip(first, last, strict=False))
+    return first[: next((place for place, (one, other) in pairs if one != other), len(first))]
 
 
 def _concluded(blob: Blob, answer: str | None) -> Deletion:

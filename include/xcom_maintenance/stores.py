@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from include.xcom_maintenance.blobs.files import FileBlobStore
+from include.xcom_maintenance.blobs.inventory import InventoriedBlobStore, inventory_address
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.blobs.s3 import S3BlobStore
 from include.xcom_maintenance.blobs.s3_requests import impatient, patient
@@ -96,8 +97,10 @@ def open_blobs(resolved: Resolved) -> ConfiguredBlobs | None:
     base = BasePath.parse(text, setting=setting)
     store: BlobStore
     if base.uri.scheme == "s3":
-        client, deleting_client = _s3_clients(settings, base)
+        client, deleting_client = _s3_clients(settings.blob_conn_id or base.uri.conn_id, "blob_conn_id")
         store = S3BlobStore(client, base, setting=setting, deleting_client=deleting_client)
+        if settings.inventory_manifest is not None:
+            store = _inventoried(store, client, settings.inventory_manifest)
     elif base.uri.scheme == "file":
         store = FileBlobStore(base, setting=setting)
     else:
@@ -117,7 +120,9 @@ def doubts(resolved: Resolved, configured: ConfiguredBlobs) -> list[str]:
         found.append(
             f"The blob base path {base} is not the one that Airflow's own XCom backend is configured with ({stock})."
         )
-    if next(configured.store.list(), None) is None:
+    store = configured.store
+    live = store.live if isinstance(store, InventoriedBlobStore) else store
+    if next(live.list(), None) is None:
         found.append(f"There is not a single object below the blob base path {base}: is it the right one?")
     return found
 
@@ -144,14 +149,21 @@ def _configuration(option: str) -> str:
     return (conf.get("common.io", option, fallback="") or "").strip()
 
 
-def _s3_clients(settings: Settings, base: BasePath) -> tuple[Any, Any]:
+def _inventoried(store: S3BlobStore, client: Any, address: str) -> BlobStore:
+    """The same store, with a listing from an inventory, which may lie in a bucket with a Connection of its own."""
+    parsed = inventory_address(address)
+    if parsed.conn_id is not None:
+        client, _ = _s3_clients(parsed.conn_id, "inventory_manifest")
+    return InventoriedBlobStore(store, client, parsed)
+
+
+def _s3_clients(conn_id: str | None, setting: str) -> tuple[Any, Any]:
     """A client that sits out rate limits, and one for deletes, which does not."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-    conn_id = settings.blob_conn_id or base.uri.conn_id
     hook = S3Hook()
     if conn_id is not None:
-        _connection(conn_id, "blob_conn_id", "an Amazon Web Services connection to the store of the blobs")
+        _connection(conn_id, setting, "an Amazon Web Services connection to the store of the blobs")
         hook = S3Hook(aws_conn_id=conn_id)
     configured = patient(hook.config)
     return hook.get_client_type(config=configured), hook.get_client_type(config=impatient(configured))

@@ -154,44 +154,54 @@ class S3Requests:
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Turn what boto3 raises into an error that names the setting and the remedy."""
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-        from botocore.parsers import ResponseParserError
-
-        wrong = partial(ConfigurationError, setting=self._setting)
-        try:
+        with translated(f"blob base path {self.base}", bucket=self.bucket, setting=self._setting):
             yield
-        except MaintenanceError:
-            raise
-        except ClientError as error:
-            code = code_of(error)
-            if code == "NoSuchBucket":
-                raise wrong(
-                    f"The bucket {self.bucket!r} of the blob base path does not exist",
-                    remedy="Correct the base path, or create the bucket",
-                ) from None
-            if code in _DENIED:
-                raise wrong(
-                    f"The blob base path {self.base} cannot be used: the store answered {code} "
-                    f"({error.operation_name})",
-                    remedy="Check the connection that the base path names (or blob_conn_id) and its rights: listing, "
-                    "reading and, to enforce, writing and deleting",
-                ) from None
-            raise StoreUnavailable(
-                f"The object store answered {code} below {self.base}",
-                setting=self._setting,
-                remedy="What is done is done and in the report; a re-run goes on",
-            ) from None
-        except NoCredentialsError:
+
+
+@contextmanager
+def translated(what: str, *, bucket: str, setting: str) -> Iterator[None]:
+    """Turn what boto3 raises into an error of ours.
+
+    :param what: lies there, such as ``blob base path s3://bucket/xcom``.
+    :param setting: that named it.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+    from botocore.parsers import ResponseParserError
+
+    wrong = partial(ConfigurationError, setting=setting)
+    try:
+        yield
+    except MaintenanceError:
+        raise
+    except ClientError as error:
+        code = code_of(error)
+        if code == "NoSuchBucket":
             raise wrong(
-                f"There are no credentials for the blob base path {self.base}",
-                remedy="Name a connection in the base path (s3://conn_id@bucket/prefix) or in blob_conn_id",
+                f"The bucket {bucket!r} of the {what} does not exist",
+                remedy="Correct the address, or create the bucket",
             ) from None
-        except (BotoCoreError, ResponseParserError) as error:
-            raise StoreUnavailable(
-                f"The object store of {self.base} cannot be reached: {type(error).__name__}",
-                setting=self._setting,
-                remedy="Check the endpoint of the connection and the network of the workers",
+        if code in _DENIED:
+            raise wrong(
+                f"The {what} cannot be used: the store answered {code} ({error.operation_name})",
+                remedy="Check the connection that the address names (or blob_conn_id) and its rights: listing, reading "
+                "and, to enforce, writing and deleting",
             ) from None
+        raise StoreUnavailable(
+            f"The object store answered {code} ({what})",
+            setting=setting,
+            remedy="What is done is done and in the report; a re-run goes on",
+        ) from None
+    except NoCredentialsError:
+        raise wrong(
+            f"There are no credentials for the {what}",
+            remedy="Name a connection in the address (s3://conn_id@bucket/prefix) or in blob_conn_id",
+        ) from None
+    except (BotoCoreError, ResponseParserError) as error:
+        raise StoreUnavailable(
+            f"The object store cannot be reached ({what}): {type(error).__name__}",
+            setting=setting,
+            remedy="Check the endpoint of the connection and the network of the workers",
+        ) from None
 
 
 def code_of(error: Any) -> str:

@@ -317,7 +317,7 @@ def test_sorting_on_disk_keeps_every_blob_as_it_is() -> None:
         Blob(
             "".join(dice.choices(names, k=6)),
             n,
-            moment + timedelta(seconds=n) if n % 3 else None,
+            moments[n % 2],
             None if n % 5 else "v",
         )
         for n in range(2_000)

@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from include.xcom_maintenance.blobs.azure import AzureBlobStore
 from include.xcom_maintenance.blobs.files import FileBlobStore
+from include.xcom_maintenance.blobs.gcs import GcsBlobStore
 from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
 from include.xcom_maintenance.blobs.s3 import S3BlobStore
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
+from local_stack.azure import Azurite
+from local_stack.gcs import GcsEmulator
 
 #: Keys that every store allows and that code gets wrong.
 ODD_KEYS = [
@@ -40,7 +44,14 @@ ODD_KEYS = [
 #: Keys that real object stores allow, and that nothing can keep which is a file system underneath.
 ODDER_KEYS = ["a//b", "a/", "a/b", "c/./d", "c/../d", "y" * 1_019]
 #: What the servers really do, whatever they are called.
-CONDITIONS = {"rclone": False, "moto": True, "files": False}
+CONDITIONS = {"rclone": False, "moto": True, "gcs": True, "azurite": True, "files": False}
+#: What the other servers refuse or break off at; Azure's client resolves dots.
+NOT_KEPT = {
+    "rclone": ODDER_KEYS,
+    "files": ODDER_KEYS,
+    "gcs": ["c/../d"],
+    "azurite": ["c/./d", "c/../d"],
+}
 #: For every test of more than a page.
 PAGE = 10
 PAGED = [f"d/r/t/{number:04}" for number in range(4 * PAGE + 3)]
@@ -58,7 +69,7 @@ class Given:
 
     @property
     def odd_keys(self) -> list[str]:
-        return ODD_KEYS + ([] if self.kind in {"rclone", "files"} else ODDER_KEYS)
+        return ODD_KEYS + [key for key in ODDER_KEYS if self.kind == "moto" or key not in NOT_KEPT[self.kind]]
 
     def sibling(self, name: str) -> BasePath:
         uri = self.store.base.uri
@@ -100,10 +111,38 @@ def _s3(kind: str, client: Any) -> Given:
     )
 
 
-@pytest.fixture(params=["rclone", "moto", "files"])
+def _gcs(server: GcsEmulator) -> Given:
+    client, name = server.client(), f"bucket-{uuid.uuid4().hex[:12]}"
+    bucket = client.create_bucket(name)
+    base = BasePath.parse(f"gs://{name}/xcom", setting="blob_base_path")
+    return Given(
+        GcsBlobStore(client, base, setting="blob_base_path", page_size=PAGE),
+        lambda key, content: bucket.blob(key).upload_from_string(content),
+        "gcs",
+        lambda other: GcsBlobStore(client, other, setting="blob_base_path", page_size=PAGE),
+    )
+
+
+def _azure(server: Azurite) -> Given:
+    client, name = server.client(), f"container-{uuid.uuid4().hex[:12]}"
+    container = client.create_container(name)
+    base = BasePath.parse(f"abfs://{name}/xcom", setting="blob_base_path")
+    return Given(
+        AzureBlobStore(client, base, setting="blob_base_path", page_size=PAGE),
+        lambda key, content: container.upload_blob(key, content, overwrite=True),
+        "azurite",
+        lambda other: AzureBlobStore(client, other, setting="blob_base_path", page_size=PAGE),
+    )
+
+
+@pytest.fixture(params=["rclone", "moto", "gcs", "azurite", "files"])
 def given(request: pytest.FixtureRequest, tmp_path: Path) -> Given:
     if request.param == "files":
         return _files(tmp_path)
+    if request.param == "gcs":
+        return _gcs(request.getfixturevalue("gcs"))
+    if request.param == "azurite":
+        return _azure(request.getfixturevalue("azurite"))
     return _s3(request.param, request.getfixturevalue(request.param).client())
 
 
@@ -140,6 +179,32 @@ def test_no_odd_key_is_mistaken_for_another(given: Given) -> None:
         (blob.key, DeleteResult.DELETED) for blob in doomed
     }
     assert given.listing() == list(kept)
+
+
+def test_on_azure_a_name_with_dots_never_deletes_what_it_resolves_to(azurite: Azurite) -> None:
+    given = _azure(azurite)
+    given.write("xcom/d", b"precious")
+    [precious] = given.store.list()
+    dotted = replace(precious, key="c/../d")
+    assert list(given.store.head(["c/../d"])) == []
+    assert not given.store.copy_to(dotted, target=given.sibling("aside"), key="1")
+    [deletion] = given.store.delete_unchanged([dotted])
+    assert deletion.result is DeleteResult.FAILED
+    assert given.listing() == ["d"]
+
+
+def test_a_store_that_ignores_generations_is_found_out_and_checked_just_before(gcs: GcsEmulator) -> None:
+    client, name = gcs.client(gcs.bare), f"bucket-{uuid.uuid4().hex[:12]}"
+    bucket = client.create_bucket(name)
+    store = GcsBlobStore(client, BasePath.parse(f"gs://{name}/xcom", setting="x"), setting="blob_base_path")
+    for key in ("1", "2"):
+        bucket.blob(f"xcom/d/r/t/{key}").upload_from_string(b"old")
+    seen = list(store.list())
+    bucket.blob("xcom/d/r/t/1").upload_from_string(b"new")
+    results = {deletion.blob.key: deletion.result for deletion in store.delete_unchanged(seen)}
+    assert not store.honours_conditions()
+    assert results == {"d/r/t/1": DeleteResult.CHANGED, "d/r/t/2": DeleteResult.DELETED}
+    assert store.get("d/r/t/1") == b"new"
 
 
 def test_a_listing_of_more_than_a_page_is_whole(given: Given) -> None:
@@ -286,6 +351,19 @@ def test_an_empty_base_path_can_be_listed(given: Given) -> None:
 
 
 # -- places that cannot be used --------------------------------------------------
+
+
+def test_a_missing_bucket_elsewhere_names_the_setting(gcs: GcsEmulator, azurite: Azurite) -> None:
+    stores: list[BlobStore] = [
+        GcsBlobStore(gcs.client(), BasePath.parse("gs://no-such-bucket/xcom", setting="x"), setting="blob_base_path"),
+        AzureBlobStore(
+            azurite.client(), BasePath.parse("abfs://no-such-bucket/x", setting="x"), setting="blob_base_path"
+        ),
+    ]
+    for store in stores:
+        for call in (store.check, lambda: list(store.list()), lambda: store.put("x", b"")):  # noqa: B023
+            with pytest.raises(ConfigurationError, match=r"no-such-bucket.*does not exist.*blob_base_path"):
+                call()
 
 
 def test_a_missing_bucket_names_the_setting(rclone: object, moto: object) -> None:

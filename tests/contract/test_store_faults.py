@@ -14,8 +14,10 @@ import pytest
 from botocore.config import Config
 
 from include.xcom_maintenance.blobs import canary
+from include.xcom_maintenance.blobs.azure import AzureBlobStore
 from include.xcom_maintenance.blobs.canary import CANARY_PREFIX
-from include.xcom_maintenance.blobs.port import DeleteResult
+from include.xcom_maintenance.blobs.gcs import GcsBlobStore
+from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
 from include.xcom_maintenance.blobs.s3 import S3BlobStore
 from include.xcom_maintenance.blobs.s3_delete import Conditions
 from include.xcom_maintenance.blobs.s3_requests import impatient, patient
@@ -175,6 +177,36 @@ def test_a_fault_that_passes_leaves_no_gap_in_a_listing(
     behind.proxy.behave = behave
     assert [blob.key for blob in behind.store.list()] == KEYS
     assert left == [0]
+
+
+@pytest.mark.parametrize("fault", [lost_body, half_a_body_as_if_whole], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("kind", ["gcs", "azurite"])
+def test_a_listing_cut_short_elsewhere_is_never_taken_for_complete(
+    request: pytest.FixtureRequest, kind: str, fault: Callable[[Request, Ask], Answer]
+) -> None:
+    server, name = request.getfixturevalue(kind), f"bucket-{uuid.uuid4().hex[:12]}"
+
+    def behave(request: Request, ask: Ask) -> Answer:
+        return (fault if "pageToken=" in request.path or "marker=" in request.path else faithfully)(request, ask)
+
+    store: BlobStore
+    with FaultProxy(server.endpoint, behave) as proxy:
+        if kind == "gcs":
+            server.client().create_bucket(name)
+            client = server.client(proxy.endpoint)
+            base = BasePath.parse(f"gs://{name}/xcom", setting="blob_base_path")
+            store = GcsBlobStore(client, base, setting="blob_base_path", page_size=3)
+        else:
+            server.client().create_container(name)
+            client = server.client(proxy.endpoint, retry_total=0)
+            base = BasePath.parse(f"abfs://{name}/xcom", setting="blob_base_path")
+            store = AzureBlobStore(client, base, setting="blob_base_path", page_size=3)
+        for key in KEYS[:8]:
+            store.put(key, b"x")
+        with pytest.raises(StoreUnavailable, match="blob_base_path"):
+            list(store.list())
+        proxy.behave = faithfully
+        assert [blob.key for blob in store.list()] == KEYS[:8]
 
 
 # -- rate limits ----------------------------------------------------------------------------

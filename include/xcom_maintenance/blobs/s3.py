@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from include.xcom_maintenance.blobs.keys import just_before
 from include.xcom_maintenance.blobs.port import Deletion
 from include.xcom_maintenance.blobs.s3_delete import Conditions, S3Deletion
-from include.xcom_maintenance.blobs.s3_requests import S3Requests, code_of, is_missing, just_before, same
+from include.xcom_maintenance.blobs.s3_requests import S3Requests, code_of, is_missing, same
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.records import Blob
 

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from include.xcom_maintenance.blobs.canary import ATTEMPTS, CANARY, canary_key, honours_conditions, pause
+from include.xcom_maintenance.blobs.keys import just_before, shared_prefix
 from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
 from include.xcom_maintenance.blobs.s3_requests import (
     BUSY,
@@ -16,7 +17,6 @@ from include.xcom_maintenance.blobs.s3_requests import (
     S3Requests,
     code_of,
     is_missing,
-    just_before,
     same,
 )
 from include.xcom_maintenance.core.records import Blob
@@ -151,7 +151,7 @@ class S3Deletion:
         found: dict[str, Blob] = {}
         while waiting:
             page = self._requests.page(
-                start_after=just_before(waiting[0]), prefix=_shared_prefix(waiting[0], waiting[-1])
+                start_after=just_before(waiting[0]), prefix=shared_prefix(waiting[0], waiting[-1])
             )
             if page.token is None:
                 covered = len(waiting)
@@ -211,12 +211,6 @@ class S3Deletion:
         except ClientError as error:
             return code_of(error)
         return None
-
-
-def _shared_prefix(first: str, last: str) -> str:
-    """What two keys begin with, and with them all that sort between."""
-    pairs = enumerate(zip(first, last, strict=False))
-    return first[: next((place for place, (one, other) in pairs if one != other), len(first))]
 
 
 def _concluded(blob: Blob, answer: str | None) -> Deletion:

@@ -224,13 +224,6 @@ def _stamp(blob: Blob) -> tuple[object, ...]:
     return blob.size, blob.version, modified
 
 
-def just_before(key: str) -> str:
-    """A key before this one, with hardly anything in between: StartAfter leaves out the key that it names."""
-    last = key[-1:]
-    # Printable ASCII on both sides, since not every server takes every character here.
-    return key[:-1] + (f"{chr(ord(last) - 1)}~" if "!" < last <= "~" else "")
-
-
 def _unquoted(etag: str | None) -> str | None:
     """Some servers quote ETags in heads and not in listings."""
     return etag.strip('"') if etag else None

@@ -216,9 +216,9 @@ def _provider(package: str, base: BasePath, setting: str) -> Iterator[None]:
     """What is missing, or wrong in a Connection, as an error for people."""
     try:
         yield
-    except ImportError:
+    except ImportError as error:
         raise ConfigurationError(
-            f"Blobs on {base.uri.scheme}:// need the package {package}, which is not installed",
+            f"Blobs on {base.uri.scheme}:// need the package {package}; the module {error.name} is not installed",
             setting=setting,
             remedy=f"Install it on the workers: pip install {package}",
         ) from None

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import boto3
 from botocore.config import Config
@@ -54,15 +54,19 @@ class _S3Server:
     def log_file(self) -> Path:
         return self._child.log_file
 
-    def client(self) -> S3Client:
-        """A boto3 client for this server."""
+    def client(self, *, endpoint: str | None = None, **config: Any) -> S3Client:
+        """A boto3 client for this server.
+
+        :param endpoint: of something in front of it.
+        :param config: of botocore, such as ``retries``.
+        """
         return boto3.client(
             "s3",
-            endpoint_url=self.endpoint,
+            endpoint_url=endpoint or self.endpoint,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
             region_name=self.region,
-            config=Config(s3={"addressing_style": "path"}, proxies={}),
+            config=Config(s3={"addressing_style": "path"}, proxies={}, **config),
         )
 
     def airflow_connection_json(self) -> str:

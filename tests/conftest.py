@@ -13,7 +13,10 @@ import psycopg
 import pytest
 
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from local_stack.azure import Azurite
+from local_stack.gcs import GcsEmulator
 from local_stack.postgres import PostgresServer, migrate
+from local_stack.processes import StackError
 from local_stack.s3 import MotoS3, RcloneS3
 from tests.support.history import History
 
@@ -89,4 +92,21 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RcloneS3]:
 @pytest.fixture(scope="session")
 def moto() -> Iterator[MotoS3]:
     with MotoS3() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[GcsEmulator]:
+    with GcsEmulator() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[Azurite]:
+    try:
+        server = Azurite()
+    except StackError as error:
+        # The one server that does not come from PyPI: where there is no npm registry, all else can still be tested.
+        pytest.skip(f"AZURE IS NOT TESTED: {error}")
+    with server:
         yield server

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from include.xcom_maintenance.blobs.azure import AzureBlobStore
 from include.xcom_maintenance.blobs.files import FileBlobStore
+from include.xcom_maintenance.blobs.gcs import GcsBlobStore
+from include.xcom_maintenance.blobs.inventory import InventoriedBlobStore, inventory_address
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.blobs.s3 import S3BlobStore
+from include.xcom_maintenance.blobs.s3_requests import impatient, patient
 from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri, InvalidBlobUri
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
@@ -96,18 +101,35 @@ def open_blobs(resolved: Resolved) -> ConfiguredBlobs | None:
         return None
     setting = _STOCK_BACKEND if resolved.sources.get("blob_base_path") == _STOCK_BACKEND else "blob_base_path"
     base = BasePath.parse(text, setting=setting)
-    store: BlobStore
-    if base.uri.scheme == "s3":
-        store = S3BlobStore(_s3_client(settings, base), base, setting=setting)
-    elif base.uri.scheme == "file":
-        store = FileBlobStore(base, setting=setting)
-    else:
+    return ConfiguredBlobs(_open_store(settings, base, setting), _state_store_prefixes(base))
+
+
+def _open_store(settings: Settings, base: BasePath, setting: str) -> BlobStore:
+    """The adapter for the scheme of the base path."""
+    conn_id, scheme = settings.blob_conn_id or base.uri.conn_id, base.uri.scheme
+    if settings.inventory_manifest is not None and scheme != "s3":
         raise ConfigurationError(
-            f"Blobs on {base.uri.scheme}:// are not supported",
-            setting=setting,
-            remedy="Supported are s3:// and file://",
+            f"An S3 Inventory cannot list {base}",
+            setting="inventory_manifest",
+            remedy="Leave it out, or set blob_base_path to the bucket that it is of",
         )
-    return ConfiguredBlobs(store, _state_store_prefixes(base))
+    if scheme == "s3":
+        client, deleting_client = _s3_clients(conn_id, "blob_conn_id")
+        store = S3BlobStore(client, base, setting=setting, deleting_client=deleting_client)
+        if settings.inventory_manifest is not None:
+            return _inventoried(store, client, settings.inventory_manifest)
+        return store
+    if scheme == "gs":
+        return GcsBlobStore(_gcs_client(conn_id, base, setting), base, setting=setting)
+    if scheme == "abfs":
+        return AzureBlobStore(_azure_client(conn_id, base, setting), base, setting=setting)
+    if scheme == "file":
+        return FileBlobStore(base, setting=setting)
+    raise ConfigurationError(
+        f"Blobs on {scheme}:// are not supported",
+        setting=setting,
+        remedy="Supported are s3://, gs://, abfs:// and file://",
+    )
 
 
 def doubts(resolved: Resolved, configured: ConfiguredBlobs) -> list[str]:
@@ -118,7 +140,9 @@ def doubts(resolved: Resolved, configured: ConfiguredBlobs) -> list[str]:
         found.append(
             f"The blob base path {base} is not the one that Airflow's own XCom backend is configured with ({stock})."
         )
-    if next(configured.store.list(), None) is None:
+    store = configured.store
+    live = store.live if isinstance(store, InventoriedBlobStore) else store
+    if next(live.list(), None) is None:
         found.append(f"There is not a single object below the blob base path {base}: is it the right one?")
     return found
 
@@ -155,14 +179,67 @@ def _configuration(option: str) -> str:
     return (conf.get("common.io", option, fallback="") or "").strip()
 
 
-def _s3_client(settings: Settings, base: BasePath) -> Any:
+def _inventoried(store: S3BlobStore, client: Any, address: str) -> BlobStore:
+    """The same store, with a listing from an inventory, which may lie in a bucket with a Connection of its own."""
+    parsed = inventory_address(address)
+    if parsed.conn_id is not None:
+        client, _ = _s3_clients(parsed.conn_id, "inventory_manifest")
+    return InventoriedBlobStore(store, client, parsed)
+
+
+def _s3_clients(conn_id: str | None, setting: str) -> tuple[Any, Any]:
+    """A client that sits out rate limits, and one for deletes, which does not."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-    conn_id = settings.blob_conn_id or base.uri.conn_id
+    hook = S3Hook()
     if conn_id is not None:
-        _connection(conn_id, "blob_conn_id", "an Amazon Web Services connection to the store of the blobs")
-        return S3Hook(aws_conn_id=conn_id).get_conn()
-    return S3Hook().get_conn()
+        _connection(conn_id, setting, "an Amazon Web Services connection to the store of the blobs")
+        hook = S3Hook(aws_conn_id=conn_id)
+    configured = patient(hook.config)
+    return hook.get_client_type(config=configured), hook.get_client_type(config=impatient(configured))
+
+
+def _gcs_client(conn_id: str | None, base: BasePath, setting: str) -> Any:
+    if conn_id is not None:
+        _connection(conn_id, "blob_conn_id", "a Google Cloud connection to the store of the blobs")
+    with _provider("apache-airflow-providers-google", base, setting):
+        from airflow.providers.google.cloud.hooks.gcs import GCSHook
+
+        return (GCSHook(gcp_conn_id=conn_id) if conn_id else GCSHook()).get_conn()
+
+
+def _azure_client(conn_id: str | None, base: BasePath, setting: str) -> Any:
+    if "." in base.uri.bucket:
+        raise ConfigurationError(
+            f"The blob base path names an account, {base.uri.bucket!r}, where the container belongs",
+            setting=setting,
+            remedy="Write abfs://conn_id@container/prefix; the account is that of the connection",
+        )
+    if conn_id is not None:
+        _connection(conn_id, "blob_conn_id", "an Azure Blob Storage (wasb) connection to the store of the blobs")
+    with _provider("apache-airflow-providers-microsoft-azure", base, setting):
+        from airflow.providers.microsoft.azure.hooks.wasb import WasbHook
+
+        return (WasbHook(wasb_conn_id=conn_id) if conn_id else WasbHook()).get_conn()
+
+
+@contextmanager
+def _provider(package: str, base: BasePath, setting: str) -> Iterator[None]:
+    """What is missing, or wrong in a Connection, as an error for people."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigurationError(
+            f"Blobs on {base.uri.scheme}:// need the package {package}; the module {error.name} is not installed",
+            setting=setting,
+            remedy=f"Install it on the workers: pip install {package}",
+        ) from None
+    except Exception as error:  # noqa: BLE001 - as many kinds as there are credentials; their text may hold some
+        raise ConfigurationError(
+            f"No client can be made for the blob base path {base}: {type(error).__name__}",
+            setting=setting,
+            remedy="Check the connection that the base path names, or blob_conn_id",
+        ) from None
 
 
 def _connection(conn_id: str, setting: str, what: str) -> Any:

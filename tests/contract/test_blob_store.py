@@ -5,23 +5,56 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
 from botocore.config import Config
 
+from include.xcom_maintenance.blobs.azure import AzureBlobStore
 from include.xcom_maintenance.blobs.files import FileBlobStore
+from include.xcom_maintenance.blobs.gcs import GcsBlobStore
 from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
 from include.xcom_maintenance.blobs.s3 import S3BlobStore
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
+from local_stack.azure import Azurite
+from local_stack.gcs import GcsEmulator
 
-#: Keys that object stores allow and that code gets wrong; rclone refuses some, being a file system underneath.
-ODD_KEYS = ["a b/c+d/%2e%2e/~", "a/:=&?#/ü€", "a/" + "x" * 200, "a-b/1", "a/b/1", "a.b/1", "a/b", "Z", "_"]
+#: Keys that every store allows and that code gets wrong.
+ODD_KEYS = [
+    "a b/c+d/%2e%2e/~",
+    "a/:=&?#/ü€",
+    "a/" + "x" * 200,
+    "a-b/1",
+    "a/b/1",
+    "a.b/1",
+    "Z",
+    "_",
+    ".hidden/.dot",
+    "%2F/%25/100%",
+    "manual__2026-01-01T00:00:00+00:00/<t>&'",
+    "日本/\U0001f600/\ufb01",  # in UTF-8 and in UTF-16 these sort differently
+    "/".join(["k" * 200] * 5) + "/" + "k" * 14,  # with the base path 1,024 bytes
+]
+#: Keys that real object stores allow, and that nothing can keep which is a file system underneath.
+ODDER_KEYS = ["a//b", "a/", "a/b", "c/./d", "c/../d", "y" * 1_019]
+#: What the servers really do, whatever they are called.
+CONDITIONS = {"rclone": False, "moto": True, "gcs": True, "azurite": True, "files": False}
+#: What the other servers refuse or break off at; Azure's client resolves dots.
+NOT_KEPT = {
+    "rclone": ODDER_KEYS,
+    "files": ODDER_KEYS,
+    "gcs": ["c/../d", "a/b"],  # it takes a//b for a/b
+    "azurite": ["c/./d", "c/../d"],
+}
+#: For every test of more than a page.
+PAGE = 10
+PAGED = [f"d/r/t/{number:04}" for number in range(4 * PAGE + 3)]
 
 
 @dataclass(frozen=True)
@@ -30,55 +63,173 @@ class Given:
 
     store: BlobStore
     write: Callable[[str, bytes], None]
-    #: Whether times of modification are told finer than a second.
     kind: str
+    #: Another store in the same place, with another base path.
+    beside: Callable[[BasePath], BlobStore]
+
+    @property
+    def odd_keys(self) -> list[str]:
+        return ODD_KEYS + [key for key in ODDER_KEYS if self.kind == "moto" or key not in NOT_KEPT[self.kind]]
+
+    def sibling(self, name: str) -> BasePath:
+        uri = self.store.base.uri
+        folder = uri.key.rpartition("/")[0]
+        return BasePath.parse(
+            f"{uri.scheme}://{uri.bucket}/{f'{folder}/' if folder else ''}{name}", setting="blob_base_path"
+        )
+
+    def listing(self) -> list[str]:
+        return [blob.key for blob in self.store.list()]
 
 
-@pytest.fixture(params=["rclone", "moto", "files"])
-def given(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Given]:
-    if request.param == "files":
-        base = BasePath.parse(f"file://{tmp_path}/base/xcom", setting="blob_base_path")
-        root = tmp_path / "base/xcom"
-        root.mkdir(parents=True)
+def _files(folder: Path) -> Given:
+    base = BasePath.parse(f"file://{folder}/base/xcom", setting="blob_base_path")
+    (folder / "base/xcom").mkdir(parents=True)
 
-        def write(key: str, content: bytes) -> None:
-            path = tmp_path / "base" / key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+    def write(key: str, content: bytes) -> None:
+        path = folder / "base" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
-        yield Given(FileBlobStore(base, setting="blob_base_path"), write, "files")
-        return
-    client = request.getfixturevalue(request.param).client()
-    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-    client.create_bucket(Bucket=bucket)
-    base = BasePath.parse(f"s3://{bucket}/xcom", setting="blob_base_path")
-    yield Given(
-        S3BlobStore(client, base, setting="blob_base_path"),
-        lambda key, content: client.put_object(Bucket=bucket, Key=key, Body=content),
-        request.param,
+    return Given(
+        FileBlobStore(base, setting="blob_base_path"),
+        write,
+        "files",
+        lambda other: FileBlobStore(other, setting="blob_base_path"),
     )
 
 
+def _s3(kind: str, client: Any) -> Given:
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    client.create_bucket(Bucket=bucket)
+    base = BasePath.parse(f"s3://{bucket}/xcom", setting="blob_base_path")
+    return Given(
+        S3BlobStore(client, base, setting="blob_base_path", page_size=PAGE),
+        lambda key, content: client.put_object(Bucket=bucket, Key=key, Body=content),
+        kind,
+        lambda other: S3BlobStore(client, other, setting="blob_base_path", page_size=PAGE),
+    )
+
+
+def _gcs(server: GcsEmulator) -> Given:
+    client, name = server.client(), f"bucket-{uuid.uuid4().hex[:12]}"
+    bucket = client.create_bucket(name)
+    base = BasePath.parse(f"gs://{name}/xcom", setting="blob_base_path")
+    return Given(
+        GcsBlobStore(client, base, setting="blob_base_path", page_size=PAGE),
+        lambda key, content: bucket.blob(key).upload_from_string(content),
+        "gcs",
+        lambda other: GcsBlobStore(client, other, setting="blob_base_path", page_size=PAGE),
+    )
+
+
+def _azure(server: Azurite) -> Given:
+    client, name = server.client(), f"container-{uuid.uuid4().hex[:12]}"
+    container = client.create_container(name)
+    base = BasePath.parse(f"abfs://{name}/xcom", setting="blob_base_path")
+    return Given(
+        AzureBlobStore(client, base, setting="blob_base_path", page_size=PAGE),
+        lambda key, content: container.upload_blob(key, content, overwrite=True),
+        "azurite",
+        lambda other: AzureBlobStore(client, other, setting="blob_base_path", page_size=PAGE),
+    )
+
+
+@pytest.fixture(params=["rclone", "moto", "gcs", "azurite", "files"])
+def given(request: pytest.FixtureRequest, tmp_path: Path) -> Given:
+    if request.param == "files":
+        return _files(tmp_path)
+    if request.param == "gcs":
+        return _gcs(request.getfixturevalue("gcs"))
+    if request.param == "azurite":
+        return _azure(request.getfixturevalue("azurite"))
+    return _s3(request.param, request.getfixturevalue(request.param).client())
+
+
 def test_the_listing_is_sorted_by_bytes_and_holds_nothing_from_outside(given: Given) -> None:
-    for key in ODD_KEYS:
-        given.write(f"xcom/{key}" if key != "a/b" else "xcom/a/bb", key.encode())
+    for key in given.odd_keys:
+        given.write(f"xcom/{key}", key.encode())
     given.write("xcom-of-others/a/r/t/1", b"1")
     given.write("xcomx", b"1")
     blobs = list(given.store.list())
-    keys = [blob.key for blob in blobs]
-    assert sorted(keys) == sorted("a/bb" if key == "a/b" else key for key in ODD_KEYS)
-    assert keys == sorted(keys, key=str.encode)
+    assert [blob.key for blob in blobs] == sorted(given.odd_keys, key=str.encode)
     now = datetime.now(UTC)
     for blob in blobs:
         assert blob.version
+        assert blob.size == len(blob.key.encode())
         assert blob.last_modified is not None
         assert abs(blob.last_modified - now) < timedelta(minutes=1)
 
 
+def test_no_odd_key_is_mistaken_for_another(given: Given) -> None:
+    """Looked up, read, copied and deleted, each by itself."""
+    for key in given.odd_keys:
+        given.write(f"xcom/{key}", key.encode())
+    blobs = {blob.key: blob for blob in given.store.list()}
+    assert {blob.key for blob in given.store.head(given.odd_keys)} == set(given.odd_keys)
+    kept = dict(list(blobs.items())[::2])
+    for key in given.odd_keys:
+        assert given.store.get(key) == key.encode()
+    aside = given.sibling("asid")  # not longer than the base path: keys end at 1,024 bytes
+    for key, blob in blobs.items():
+        if key not in kept:
+            assert given.store.copy_to(blob, target=aside, key=key), key
+    doomed = [blob for key, blob in blobs.items() if key not in kept]
+    assert {(d.blob.key, d.result) for d in given.store.delete_unchanged(doomed)} == {
+        (blob.key, DeleteResult.DELETED) for blob in doomed
+    }
+    assert given.listing() == list(kept)
+
+
+def test_on_azure_a_name_with_dots_never_deletes_what_it_resolves_to(azurite: Azurite) -> None:
+    given = _azure(azurite)
+    given.write("xcom/d", b"precious")
+    [precious] = given.store.list()
+    dotted = replace(precious, key="c/../d")
+    assert list(given.store.head(["c/../d"])) == []
+    assert not given.store.copy_to(dotted, target=given.sibling("aside"), key="1")
+    [deletion] = given.store.delete_unchanged([dotted])
+    assert deletion.result is DeleteResult.FAILED
+    assert given.listing() == ["d"]
+
+
+def test_a_store_that_ignores_generations_is_found_out_and_checked_just_before(gcs: GcsEmulator) -> None:
+    client, name = gcs.client(gcs.bare), f"bucket-{uuid.uuid4().hex[:12]}"
+    bucket = client.create_bucket(name)
+    store = GcsBlobStore(client, BasePath.parse(f"gs://{name}/xcom", setting="x"), setting="blob_base_path")
+    for key in ("1", "2"):
+        bucket.blob(f"xcom/d/r/t/{key}").upload_from_string(b"old")
+    seen = list(store.list())
+    bucket.blob("xcom/d/r/t/1").upload_from_string(b"new")
+    results = {deletion.blob.key: deletion.result for deletion in store.delete_unchanged(seen)}
+    assert not store.honours_conditions()
+    assert results == {"d/r/t/1": DeleteResult.CHANGED, "d/r/t/2": DeleteResult.DELETED}
+    assert store.get("d/r/t/1") == b"new"
+
+
 def test_a_listing_of_more_than_a_page_is_whole(given: Given) -> None:
-    for number in range(1_203):
-        given.write(f"xcom/d/r/t/{number:04}", b"x")
-    assert [blob.key for blob in given.store.list()] == [f"d/r/t/{number:04}" for number in range(1_203)]
+    for key in PAGED:
+        given.write(f"xcom/{key}", b"x")
+    assert given.listing() == PAGED
+
+
+def test_a_range_holds_all_keys_from_its_beginning_to_before_its_end_and_no_other(given: Given) -> None:
+    keys = sorted([*PAGED[:23], "a/b", "a-b/c", "a.b/c", "a/b/c", "d!/1", "d/r/t/0005x", "ü/1", "z"], key=str.encode)
+    if given.kind in {"rclone", "files"}:
+        keys.remove("a/b")  # where a folder is
+    for key in keys:
+        given.write(f"xcom/{key}", b"x")
+    bounds = [None, "", "a", "a/", "a/b", "d/", "d/r/t/0005", "d/r/t/0005x", "d0", "ü", "ü/1", "zz", "\U0010ffff"]
+    for after in bounds:
+        for before in bounds:
+            expected = [
+                key
+                for key in keys
+                if (after is None or key.encode() >= after.encode())
+                and (before is None or key.encode() < before.encode())
+            ]
+            found = [blob.key for blob in given.store.list(after=after, before=before)]
+            assert found == expected, (after, before)
 
 
 def test_head_finds_those_that_exist_with_what_the_listing_says(given: Given) -> None:
@@ -129,6 +280,65 @@ def test_a_blob_that_is_gone_is_no_failure(given: Given) -> None:
     assert [d.result for d in given.store.delete_unchanged(seen)] == [DeleteResult.GONE]
 
 
+def test_no_blob_is_skipped_when_many_are_deleted_wherever_they_lie(given: Given) -> None:
+    """Close together and far apart, in no order, more than a page of them, with others in between."""
+    sparse = [f"s/{number:02}/t/{n:02}" for number in range(12) for n in range(PAGE + 2)]
+    for key in [*PAGED, *sparse]:
+        given.write(f"xcom/{key}", b"x")
+    blobs = list(given.store.list())
+    doomed = [blob for blob in blobs if blob.key.startswith("d/") or blob.key.endswith("/05")]
+    kept = [blob.key for blob in blobs if blob not in doomed]
+    doomed = doomed[::2] + doomed[1::2][::-1]
+    deletions = list(given.store.delete_unchanged(iter(doomed)))
+    assert {deletion.blob.key for deletion in deletions} == {blob.key for blob in doomed}
+    assert {deletion.result for deletion in deletions} == {DeleteResult.DELETED}
+    assert len(deletions) == len(doomed)
+    assert given.listing() == kept
+
+
+def test_whether_conditions_hold_is_found_out_without_a_trace(given: Given) -> None:
+    given.write("xcom/d/r/t/1", b"x")
+    # Whether the store keeps what it promises, not whether its name says so.
+    assert given.store.honours_conditions() is CONDITIONS[given.kind]
+    assert given.listing() == ["d/r/t/1"]
+
+
+def test_a_copy_is_whole_and_leaves_the_original(given: Given) -> None:
+    given.write("xcom/d/r/t/1", b"content" * 1_000)
+    [blob] = given.store.list()
+    aside = given.sibling("xcom-aside")
+    assert given.store.copy_to(blob, target=aside, key="2026/d/r/t/1")
+    assert given.store.copy_to(blob, target=aside, key="2026/d/r/t/1")  # tried again
+    assert given.store.get("d/r/t/1") == b"content" * 1_000
+    assert list(given.store.list()) == [blob]
+    other = given.beside(aside)  # the way back
+    assert other.get("2026/d/r/t/1") == b"content" * 1_000
+    [copied] = other.list()
+    assert (copied.key, copied.size) == ("2026/d/r/t/1", blob.size)
+
+
+def test_nothing_but_the_version_that_was_looked_at_is_copied(given: Given) -> None:
+    given.write("xcom/d/r/t/1", b"old")
+    given.write("xcom/d/r/t/2", b"old")
+    blobs = list(given.store.list())
+    time.sleep(1.1)  # S3 tells times in seconds
+    given.write("xcom/d/r/t/1", b"new")
+    [_] = given.store.delete_unchanged([blobs[1]])
+    aside = given.sibling("xcom-aside")
+    for blob in blobs:
+        assert not given.store.copy_to(blob, target=aside, key=blob.key)
+    assert given.store.get("d/r/t/1") == b"new"
+
+
+def test_no_copy_leaves_the_bucket(given: Given) -> None:
+    given.write("xcom/d/r/t/1", b"x")
+    [blob] = given.store.list()
+    scheme = "file" if given.kind != "files" else "s3"
+    elsewhere = BasePath.parse(f"{scheme}://elsewhere/xcom", setting="x")
+    with pytest.raises(ValueError, match="elsewhere"):
+        given.store.copy_to(blob, target=elsewhere, key="1")
+
+
 def test_a_small_object_comes_back_as_it_was_put(given: Given) -> None:
     assert given.store.get("marker") is None
     given.store.put("marker", b"mine")
@@ -141,6 +351,19 @@ def test_an_empty_base_path_can_be_listed(given: Given) -> None:
 
 
 # -- places that cannot be used --------------------------------------------------
+
+
+def test_a_missing_bucket_elsewhere_names_the_setting(gcs: GcsEmulator, azurite: Azurite) -> None:
+    stores: list[BlobStore] = [
+        GcsBlobStore(gcs.client(), BasePath.parse("gs://no-such-bucket/xcom", setting="x"), setting="blob_base_path"),
+        AzureBlobStore(
+            azurite.client(), BasePath.parse("abfs://no-such-bucket/x", setting="x"), setting="blob_base_path"
+        ),
+    ]
+    for store in stores:
+        for call in (store.check, lambda: list(store.list()), lambda: store.put("x", b"")):  # noqa: B023
+            with pytest.raises(ConfigurationError, match=r"no-such-bucket.*does not exist.*blob_base_path"):
+                call()
 
 
 def test_a_missing_bucket_names_the_setting(rclone: object, moto: object) -> None:

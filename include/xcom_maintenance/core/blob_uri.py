@@ -17,8 +17,18 @@ from include.xcom_maintenance.core.errors import ConfigurationError
 CONNECTION_ID = re.compile(r"[\w.\-]+")
 _URI = re.compile(r"(?s)([A-Za-z][A-Za-z0-9+.\-]*)://([^/]*)(?:/(.*))?")
 
-#: Spellings of one store: Airflow's ObjectStoragePath takes all three for S3, and both for Azure.
-_SAME_SCHEME = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfss": "abfs", "local": "file"}
+#: Spellings of one store. Airflow's ObjectStoragePath takes all three for S3, and abfs and abfss for Azure; az is
+#: adlfs's own, and wasb and wasbs are Airflow's older names for the same.
+_SAME_SCHEME = {
+    "s3a": "s3",
+    "s3n": "s3",
+    "gcs": "gs",
+    "abfss": "abfs",
+    "az": "abfs",
+    "wasb": "abfs",
+    "wasbs": "abfs",
+    "local": "file",
+}
 
 
 class InvalidBlobUri(ValueError):

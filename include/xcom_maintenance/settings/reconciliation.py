@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from include.xcom_maintenance.settings.fields import Share, no_bool
+from include.xcom_maintenance.settings.fields import Place, Share, no_bool
 
 
 class ReconciliationSettings(BaseModel):
@@ -19,6 +19,9 @@ class ReconciliationSettings(BaseModel):
     grace_period_days: Annotated[float, BeforeValidator(no_bool), Field(ge=1, le=36_500)] = 7
     #: Of the blobs; above this a reconciliation stops and changes nothing.
     max_orphan_share: Share = 0.5
+
+    #: A manifest.json of an S3 Inventory, or the folder of the dated folders: the listing, instead of LIST calls.
+    inventory_manifest: Place | None = None
 
     @property
     def grace_period(self) -> timedelta:

@@ -25,9 +25,11 @@ def of_task(context: Mapping[str, Any]) -> Callable[[Job], None]:
 
     def audit(job: Job) -> None:
         settings = job.settings
+        if settings.probe and "ti" not in context:
+            job.report.warnings.append("The live probe needs a running task, and this is none.")
         size_audit.audit(
             job,
-            probe=partial(_send_canaries, job, context) if settings.probe else None,
+            probe=partial(_send_canaries, job, context) if settings.probe and "ti" in context else None,
             secrets=partial(secrets.scan, make_detector=SecretDetector) if settings.secrets_scan else None,
         )
         _prune_reports(job)

@@ -62,5 +62,5 @@ def test_a_report_comes_back_as_it_was_written(root: Any) -> None:
 @pytest.mark.parametrize("run_id", ["a/../../b", "../x", "..", "a\\b"])
 def test_a_run_id_never_leads_out_of_the_folder(root: Any, tmp_path: Path, run_id: str) -> None:
     ReportPlace(root, "dag", run_id).write(Report("dag", run_id))
-    assert sorted(p.suffix for p in (tmp_path / "dag").iterdir()) == [".json", ".md"]
+    assert sorted(p.suffix for p in (tmp_path / "dag").iterdir()) == [".html", ".json", ".md"]
     assert [p.name for p in tmp_path.iterdir()] == ["dag"]

@@ -26,7 +26,16 @@ _TONES = {
     **dict.fromkeys(("refused", "rejected", "failed"), "bad"),
 }
 #: What a verdict in a cell looks like.
-_BADGES = {"pass": "good", "ok": "good", "yes": "", "warn": "warn", "warning": "warn", "fail": "bad", "failed": "bad"}
+_BADGES = {
+    "pass": "good",
+    "ok": "good",
+    "yes": "",
+    "WARN": "warn",
+    "warn": "warn",
+    "warning": "warn",
+    "fail": "bad",
+    "failed": "bad",
+}
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T ][\d:.+Z]*)?")
 #: Characters: of a headline that needs smaller letters, and of a cell that may be broken into lines.
 _LONG, _LONG_CELL = 14, 24

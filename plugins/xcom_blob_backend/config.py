@@ -183,8 +183,10 @@ def _encryption_keys() -> str:
 
 
 def _conf() -> Any:
-    from airflow.sdk.configuration import conf
-
+    try:
+        from airflow.sdk.configuration import conf
+    except ImportError:  # Airflow before 3.2
+        from airflow.configuration import conf
     return conf
 
 

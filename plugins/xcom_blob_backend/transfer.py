@@ -103,9 +103,7 @@ def load(row: Any, asked: Coordinates | None) -> Any:
         else:
             value, raw_bytes = unseal(blob, name=place.name, asked=asked, where=place.uri)
     else:
-        from airflow.sdk.serde import deserialize
-
-        return deserialize(row)
+        return values.of_default(row)
     seconds = time.perf_counter() - started
     metrics.emit("pull", store=store, seconds=seconds, raw_bytes=raw_bytes, stored_bytes=len(blob))
     return value

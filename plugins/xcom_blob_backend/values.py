@@ -12,9 +12,10 @@ import json
 from dataclasses import dataclass
 from itertools import chain
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+from airflow.sdk.bases.xcom import BaseXCom
 
 PLAIN = "json"
 SERDE = "serde"
@@ -25,6 +26,10 @@ _MAX_DEPTH = 200
 #: Keys that Airflow's serialization reserves or understands; all begin with the same three bytes.
 _MARK = b'"__'
 _RESERVED = (b'"__classname__"', b'"__id__"', b'"__type"')
+
+
+class _Row(NamedTuple):
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,7 @@ def encode(value: Any) -> Encoded:
         data = _dump(value)
         if data is not None and not (_MARK in data and any(key in data for key in _RESERVED)):
             return Encoded(data, PLAIN, value)
-    from airflow.sdk.serde import serialize
-
-    structure = serialize(value)
+    structure = BaseXCom.serialize_value(value)
     data = _dump(structure) if is_plain(structure) else None
     if data is None:
         data = json.dumps(structure, separators=(",", ":")).encode()
@@ -62,11 +65,12 @@ def decode(data: bytes | memoryview, encoding: str) -> Any:
     except (msgspec.DecodeError, RecursionError):
         # NaN, infinity and lone surrogates, which JSON does not have and Python's JSON has.
         structure = json.loads(bytes(data))
-    if encoding == PLAIN:
-        return structure
-    from airflow.sdk.serde import deserialize
+    return structure if encoding == PLAIN else of_default(structure)
 
-    return deserialize(structure)
+
+def of_default(row: Any) -> Any:
+    """The value of a row that the default backend wrote."""
+    return BaseXCom.deserialize_value(_Row(row))
 
 
 def is_plain(value: Any) -> bool:

@@ -76,7 +76,7 @@ def pushes():
     @task
     def pull_of_a_former_run(ti=None):
         former = ti.xcom_pull(task_ids="first_run_only", key="kept", include_prior_dates=True)
-        assert former == (None if get_current_context()["params"]["first"] else pad("kept")), former
+        assert former == (None if get_current_context()["params"]["first"] else pad("kept"))
 
     @task
     def first_run_only(ti=None):
@@ -123,7 +123,7 @@ class Deployment:
 
     def run(self, **conf: Any) -> str:
         run_id = self.airflow.trigger("pushes", conf)
-        state = self.airflow.wait_run("pushes", run_id)
+        state = self.airflow.wait_run("pushes", run_id, timeout=300)
         failed = [task for task in self.airflow.task_instances("pushes", run_id) if task["state"] == "failed"]
         logs = [self.airflow.task_log("pushes", run_id, t["task_id"], t["try_number"], t["map_index"]) for t in failed]
         assert state == "success", "\n\n".join(logs)
@@ -172,7 +172,7 @@ def test_real_tasks_get_what_others_pushed(deployment: Deployment) -> None:
     assert deployment.blobs() == deployment.references()
 
     deployment.airflow.clear("pushes", second, "mapped", "fails_first")
-    assert deployment.airflow.wait_run("pushes", second) == "success"
+    assert deployment.airflow.wait_run("pushes", second, timeout=300) == "success"
     assert len(deployment.references()) == 39
     assert deployment.blobs() == deployment.references()
 
@@ -185,11 +185,11 @@ def test_real_tasks_get_what_others_pushed(deployment: Deployment) -> None:
 
 
 def test_a_missing_blob_fails_the_task_that_pulls_it_and_says_why(deployment: Deployment) -> None:
-    run_id = deployment.run(first=True)
+    run_id = deployment.run(first=not deployment.references())
     key = next(key for key in deployment.blobs() if key.startswith(f"pushes/{run_id}/mapped/"))
     deployment.bucket.client.delete_object(Bucket=deployment.bucket.name, Key=f"xcom/{key}")
     deployment.airflow.clear("pushes", run_id, "pull")
-    assert deployment.airflow.wait_run("pushes", run_id) == "failed"
+    assert deployment.airflow.wait_run("pushes", run_id, timeout=300) == "failed"
     log = deployment.airflow.task_log("pushes", run_id, "pull", 2)
     assert "BlobMissing" in log
     assert key in log

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xcom_blob_backend.errors import BackendNotConfigured
 
@@ -21,8 +20,7 @@ _CONNECTION_ID = re.compile(r"[\w.\-]+")
 _MAX_PREFIX_BYTES = 512
 
 
-@dataclass(frozen=True)
-class BasePath:
+class BasePath(NamedTuple):
     """A place in which blobs lie: ``scheme://[conn_id@]bucket/prefix``."""
 
     scheme: str
@@ -90,8 +88,7 @@ class BasePath:
         return f"{self.scheme}://{self.bucket}/{self.prefix}"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """The settings, checked. ``docs/backend.md`` says what each does."""
 
     base: BasePath

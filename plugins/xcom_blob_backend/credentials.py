@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,15 @@ _AWS_VARIABLES = (
 )
 
 
-@dataclass
 class Access:
     """How to reach a bucket."""
 
-    config: dict[str, Any] = field(default_factory=dict)
-    #: Options of the HTTP client.
-    client: dict[str, Any] = field(default_factory=dict)
-    #: Called for credentials; None: by what stands in ``config``, else by the environment's own chain.
-    provider: Callable[[], dict[str, Any]] | None = None
+    def __init__(self, provider: Callable[[], dict[str, Any]] | None = None) -> None:
+        self.config: dict[str, Any] = {}
+        #: Options of the HTTP client.
+        self.client: dict[str, Any] = {}
+        #: Called for credentials; None: by what stands in ``config``, else by the environment's own chain.
+        self.provider = provider
 
     def endpoint(self, name: str, url: str) -> None:
         """Use another endpoint than the cloud's own."""

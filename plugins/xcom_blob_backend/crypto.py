@@ -1,8 +1,8 @@
 """Authenticated encryption: AES-256-GCM of the package ``cryptography``, with several keys so that they can be rotated.
 
-Every blob is sealed with a key of its own, HMAC-SHA256 of a random 256-bit salt under the configured key. So no pair of
-key and nonce ever comes twice, however many blobs a key seals. The header, with the entry's coordinates and the blob's
-name in it, is authenticated too: a blob in another's place does not open.
+Every blob is sealed with a key and a nonce of its own: HMAC-SHA512 of a random 256-bit salt under the configured key.
+So no pair of the two ever comes twice, however many blobs a key seals. The header, with the entry's coordinates and the
+blob's name in it, is authenticated too: a blob in another's place does not open.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from xcom_blob_backend.errors import BackendNotConfigured, BlobUndecryptable
 
@@ -27,11 +26,14 @@ _KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MAX_BYTES = 2**31 - 64
 
 
-@dataclass(frozen=True, repr=False)
-class Keys:
+class Keys(NamedTuple):
     """The configured keys by id, the first of which seals."""
 
     by_id: Mapping[str, bytes]
+
+    def __repr__(self) -> str:
+        """Without the keys."""
+        return f"Keys({', '.join(self.by_id)})"
 
     @classmethod
     def parse(cls, text: str, *, setting: str) -> Keys:
@@ -62,8 +64,8 @@ class Keys:
 
     def seal(self, payload: bytes, *, header: bytes, key_id: str, salt: str) -> bytes:
         """The payload, encrypted and authenticated together with the header."""
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return nonce + bytes(self._cipher(key_id, salt).encrypt(nonce, payload, header))
+        cipher, nonce = self._cipher(key_id, salt)
+        return bytes(cipher.encrypt(nonce, payload, header))
 
     def open(self, payload: memoryview, *, header: bytes, key_id: str, salt: str, where: str) -> bytes:
         """What was sealed.
@@ -78,20 +80,20 @@ class Keys:
                 f"{where} is encrypted with the key {key_id!r}, which is not configured (configured: {known}). "
                 f"Add it to [xcom_blob_backend] encryption_keys"
             )
+        cipher, nonce = self._cipher(key_id, salt)
         try:
-            return bytes(
-                self._cipher(key_id, salt).decrypt(bytes(payload[:_NONCE_BYTES]), payload[_NONCE_BYTES:], header)
-            )
+            return bytes(cipher.decrypt(nonce, payload, header))
         except (InvalidTag, ValueError):
             raise BlobUndecryptable(
                 f"{where} cannot be decrypted: it was tampered with, or the key {key_id!r} is not what it was"
             ) from None
 
-    def _cipher(self, key_id: str, salt: str) -> Any:
+    def _cipher(self, key_id: str, salt: str) -> tuple[Any, bytes]:
+        """The cipher of one blob, and its nonce."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        derived = hmac.new(self.by_id[key_id], b"xcom_blob_backend 1 " + salt.encode(), hashlib.sha256).digest()
-        return AESGCM(derived)
+        derived = hmac.new(self.by_id[key_id], b"xcom_blob_backend 1 " + salt.encode(), hashlib.sha512).digest()
+        return AESGCM(derived[:_KEY_BYTES]), derived[_KEY_BYTES : _KEY_BYTES + _NONCE_BYTES]
 
 
 def new_salt() -> str:

@@ -22,8 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from xcom_blob_backend.errors import BlobDamaged, BlobMisplaced
 
@@ -32,8 +31,7 @@ VERSION = 1
 _PREFIX = struct.Struct(">8sB3xIQ32s")
 
 
-@dataclass(frozen=True)
-class Coordinates:
+class Coordinates(NamedTuple):
     """The entry that a value belongs to. What is None is not known, or not asked for."""
 
     dag_id: str | None
@@ -43,17 +41,16 @@ class Coordinates:
     map_index: int | None = None
 
     def __str__(self) -> str:
-        told = {name: value for name, value in asdict(self).items() if value is not None}
+        told = {name: value for name, value in self._asdict().items() if value is not None}
         return ", ".join(f"{name}={value!r}" for name, value in told.items()) or "an unknown entry"
 
     def contradicts(self, other: Coordinates) -> bool:
         """Whether the two differ in anything that both know."""
-        mine, theirs = asdict(self), asdict(other)
-        return any(None not in {mine[name], theirs[name]} and mine[name] != theirs[name] for name in mine)
+        pairs = zip(self, other, strict=True)
+        return any(mine is not None and theirs is not None and mine != theirs for mine, theirs in pairs)
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What a blob says about itself."""
 
     #: The entry it was written for.
@@ -71,7 +68,8 @@ class Header:
     salt: str | None = None
 
     def pack(self) -> bytes:
-        return json.dumps(asdict(self), separators=(",", ":")).encode()
+        fields = {**self._asdict(), "at": self.at._asdict()}
+        return json.dumps(fields, separators=(",", ":")).encode()
 
     @classmethod
     def unpack(cls, data: bytes) -> Header:

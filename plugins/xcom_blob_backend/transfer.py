@@ -7,8 +7,7 @@ import binascii
 import functools
 import logging
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from xcom_blob_backend import metrics, values
 from xcom_blob_backend.config import WARN_BYTES, BasePath, settings
@@ -30,8 +29,7 @@ log = logging.getLogger("airflow.task.xcom_blob_backend")
 _READ_BY_THE_SCHEDULER = frozenset({"skipmixin_key"})
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A blob that a row refers to, in a place that may be read."""
 
     base: BasePath

@@ -9,7 +9,6 @@ an int, a finite float, a bool or None, is the value encoded as it stands. A tup
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from itertools import chain
 from math import isfinite
 from typing import Any, NamedTuple
@@ -32,8 +31,7 @@ class _Row(NamedTuple):
     value: Any
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A value, ready to be stored."""
 
     data: bytes

@@ -266,8 +266,8 @@ def memory(name: str) -> dict[str, float]:
 
 
 def main() -> None:
-    # What every task process has imported before it comes to XComs, whichever backend is configured: it is a fork of its
-    # supervisor's.
+    # What every task process has imported before it comes to XComs, whichever backend is configured: it is a fork of
+    # its supervisor's.
     import airflow.sdk.execution_time.supervisor
     import airflow.sdk.execution_time.task_runner  # noqa: F401
     from airflow.sdk.serde import serialize

@@ -70,7 +70,7 @@ def pushes():
         assert ti.xcom_pull(task_ids="mapped", map_indexes=[3, 0]) == [expected[3], expected[0]]
         assert ti.xcom_pull(task_ids=["mapped", "small"])[-1] == {"small": (1, 2)}
         assert small_value == {"small": (1, 2)}
-        assert ti.xcom_pull(task_ids="fails_first", key="attempt") == pad(2)
+        assert ti.xcom_pull(task_ids="fails_first", key="attempt")["n"] > 1
         return "pulled"
 
     @task

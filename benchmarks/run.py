@@ -7,14 +7,19 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import audit, cleanup
+from benchmarks import audit, backend, cleanup
 from benchmarks.table import Shape
 from local_stack.postgres import PostgresServer
 
 #: What can be measured by itself, in the order in which everything is.
-PARTS = {"cleanup": cleanup.run, "audit": audit.run}
+PARTS: dict[str, Callable[[PostgresServer, Shape, Callable[[str], None]], dict[str, float]]] = {
+    "cleanup": cleanup.run,
+    "audit": audit.run,
+    "backend": lambda _server, _shape, say: backend.run(say),
+}
 BUILD = Path(__file__).parent.parent / "build"
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
 _STOCK_BACKEND = "[common.io] xcom_objectstorage_path"
+_OWN_BACKEND = "[xcom_blob_backend] path"
 _HEARTBEAT = "[scheduler] task_instance_heartbeat_timeout"
 
 
@@ -82,9 +83,11 @@ def open_metadata(settings: Settings) -> PostgresMetadataStore:
 def airflow_layers() -> list[Layer]:
     """What Airflow's own configuration says, for the settings that are left out."""
     home = os.path.abspath(os.environ.get("AIRFLOW_HOME") or os.path.expanduser("~/airflow"))
-    stock = _configuration("xcom_objectstorage_path")
+    source, path = _STOCK_BACKEND, _configuration("xcom_objectstorage_path")
+    if _configuration("xcom_backend", section="core").startswith("xcom_blob_backend."):
+        source, path = _OWN_BACKEND, _configuration("path", section="xcom_blob_backend")
     return [
-        Layer(_STOCK_BACKEND, {"blob_base_path": stock} if stock else {}),
+        Layer(source, {"blob_base_path": path} if path else {}),
         Layer(_HEARTBEAT, {"heartbeat_timeout_seconds": _heartbeat_timeout()}),
         # A folder of the machine: good for one worker, to be set for several.
         Layer("AIRFLOW_HOME", {"report_path": f"file://{home}/xcom_maintenance_reports"}),
@@ -99,7 +102,8 @@ def open_blobs(resolved: Resolved) -> ConfiguredBlobs | None:
     settings, text = resolved.settings, resolved.settings.blob_base_path
     if text is None:
         return None
-    setting = _STOCK_BACKEND if resolved.sources.get("blob_base_path") == _STOCK_BACKEND else "blob_base_path"
+    source = resolved.sources.get("blob_base_path")
+    setting = source if source in {_STOCK_BACKEND, _OWN_BACKEND} else "blob_base_path"
     base = BasePath.parse(text, setting=setting)
     return ConfiguredBlobs(_open_store(settings, base, setting), _state_store_prefixes(base))
 
@@ -136,7 +140,8 @@ def doubts(resolved: Resolved, configured: ConfiguredBlobs) -> list[str]:
     """What looks like a mistake in the blob base path but may be meant; for the report."""
     found = []
     base, stock = configured.store.base, _configuration("xcom_objectstorage_path")
-    if stock and resolved.sources.get("blob_base_path") != _STOCK_BACKEND and not _is(base, stock):
+    from_airflow = resolved.sources.get("blob_base_path") in {_STOCK_BACKEND, _OWN_BACKEND}
+    if stock and not from_airflow and not _is(base, stock):
         found.append(
             f"The blob base path {base} is not the one that Airflow's own XCom backend is configured with ({stock})."
         )
@@ -173,10 +178,10 @@ def _heartbeat_timeout() -> float | None:
     return None
 
 
-def _configuration(option: str) -> str:
+def _configuration(option: str, *, section: str = "common.io") -> str:
     from airflow.providers.common.compat.sdk import conf
 
-    return (conf.get("common.io", option, fallback="") or "").strip()
+    return (conf.get(section, option, fallback="") or "").strip()
 
 
 def _inventoried(store: S3BlobStore, client: Any, address: str) -> BlobStore:

@@ -1,0 +1,126 @@
+"""The format of a blob: it says itself what it is, and shows whether it is whole.
+
+====== ======= =====================================================================================
+offset bytes
+====== ======= =====================================================================================
+0      8       ``\\x89XCB\\r\\n\\x1a\\n``; like PNG's, it is destroyed by a transfer that takes it for text
+8      1       version of the format: 1
+9      3       zero
+12     4       length of the header
+16     8       length of the payload
+24     32      SHA-256 of header and payload
+56             header: JSON, see :class:`Header`
+..             payload: the value as JSON, compressed, then encrypted, if the header says so
+====== ======= =====================================================================================
+
+Numbers are big-endian. The checksum tells of accidents; against intent there is encryption, whose authentication
+covers the header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from typing import Any, NamedTuple
+
+from xcom_blob_backend.errors import BlobDamaged, BlobMisplaced
+
+MAGIC = b"\x89XCB\r\n\x1a\n"
+VERSION = 1
+_PREFIX = struct.Struct(">8sB3xIQ32s")
+
+
+class Coordinates(NamedTuple):
+    """The entry that a value belongs to. What is None is not known, or not asked for."""
+
+    dag_id: str | None
+    run_id: str | None
+    task_id: str | None
+    key: str | None
+    map_index: int | None = None
+
+    def __str__(self) -> str:
+        told = {name: value for name, value in self._asdict().items() if value is not None}
+        return ", ".join(f"{name}={value!r}" for name, value in told.items()) or "an unknown entry"
+
+    def contradicts(self, other: Coordinates) -> bool:
+        """Whether the two differ in anything that both know."""
+        pairs = zip(self, other, strict=True)
+        return any(mine is not None and theirs is not None and mine != theirs for mine, theirs in pairs)
+
+
+class Header(NamedTuple):
+    """What a blob says about itself."""
+
+    #: The entry it was written for.
+    at: Coordinates
+    #: Its name relative to the base path; empty for a sealed value that lies in its row.
+    name: str
+    #: ``json``: the value itself, plain JSON. ``serde``: what Airflow's serialization made of it, as JSON.
+    encoding: str
+    codec: str
+    #: Of the JSON, before compression.
+    raw_bytes: int
+    #: The id of the key that it is encrypted with; None if it is not.
+    key_id: str | None = None
+    #: Random, in hexadecimal: the key of this one blob is derived from it.
+    salt: str | None = None
+
+    def pack(self) -> bytes:
+        fields = {**self._asdict(), "at": self.at._asdict()}
+        return json.dumps(fields, separators=(",", ":")).encode()
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Header:
+        fields: dict[str, Any] = json.loads(data)
+        return cls(**{**fields, "at": Coordinates(**fields["at"])})
+
+
+def join(header: bytes, payload: bytes) -> bytes:
+    """A blob of a packed header and a payload."""
+    checksum = hashlib.sha256(header)
+    checksum.update(payload)
+    return b"".join((_PREFIX.pack(MAGIC, VERSION, len(header), len(payload), checksum.digest()), header, payload))
+
+
+def split(data: bytes, where: str) -> tuple[bytes, Header, memoryview]:
+    """The packed header, the header and the payload of a blob.
+
+    :param where: what to call the blob in an error.
+    :raises BlobDamaged: if it is cut off, changed, of a newer version or no blob of this backend.
+    """
+    if len(data) < _PREFIX.size or data[: len(MAGIC)] != MAGIC:
+        if MAGIC.startswith(data[: len(MAGIC)]):
+            raise BlobDamaged(f"{where} is cut off: it has {len(data)} bytes, not even its first {_PREFIX.size}")
+        raise BlobDamaged(f"{where} is no blob of this XCom backend: it does not begin like one")
+    _, version, header_bytes, payload_bytes, checksum = _PREFIX.unpack_from(data)
+    if version != VERSION:
+        raise BlobDamaged(f"{where} is of format {version}, which a newer version of this backend may read")
+    expected = _PREFIX.size + header_bytes + payload_bytes
+    if len(data) < expected:
+        raise BlobDamaged(f"{where} is cut off: it has {len(data)} of {expected} bytes")
+    if len(data) > expected:
+        raise BlobDamaged(
+            f"{where} is damaged: it has {len(data)} bytes, {len(data) - expected} more than were written"
+        )
+    content = memoryview(data)[_PREFIX.size :]
+    if hashlib.sha256(content).digest() != checksum:
+        raise BlobDamaged(f"{where} is damaged: its checksum is wrong")
+    packed = bytes(content[:header_bytes])
+    try:
+        header = Header.unpack(packed)
+    except (ValueError, TypeError, KeyError):
+        raise BlobDamaged(f"{where} is damaged: its header cannot be read") from None
+    return packed, header, content[header_bytes:]
+
+
+def check_place(header: Header, *, name: str, asked: Coordinates | None, where: str) -> None:
+    """That a blob is the one that was written under this name, and for the entry that is asked for.
+
+    :raises BlobMisplaced: if it is another's.
+    """
+    if header.name != name:
+        raise BlobMisplaced(f"{where} is another blob: it was written as {header.name or 'an inline value'!r}")
+    if asked is not None and header.at.contradicts(asked):
+        raise BlobMisplaced(f"{where} belongs to another entry: it was written for {header.at}, asked for is {asked}")

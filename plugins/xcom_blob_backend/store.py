@@ -1,0 +1,118 @@
+"""The object store: one request to write a blob, one to read it. By obstore, one Rust core for every store."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from xcom_blob_backend.config import BasePath, settings
+from xcom_blob_backend.errors import BackendNotConfigured, BlobMissing, StoreFailed
+
+#: Above that a blob is written in parts; a store takes 5 GB at once, but a lost connection should not cost that much.
+_ONE_REQUEST_BYTES = 256 * 2**20
+
+
+class Store:
+    """The blobs below one base path."""
+
+    def __init__(self, base: BasePath) -> None:
+        self.base = base
+        with self._errors("opening", str(base)):
+            self._store = _open(base)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a blob.
+
+        :raises StoreFailed: if it cannot be written.
+        """
+        with self._errors("writing", self.base.uri(name)):
+            import obstore
+
+            obstore.put(self._store, name, data, use_multipart=len(data) > _ONE_REQUEST_BYTES)
+
+    def get(self, name: str) -> bytes:
+        """Read a blob.
+
+        :raises BlobMissing: if it is not there.
+        :raises StoreFailed: if it cannot be read.
+        """
+        with self._errors("reading", self.base.uri(name)):
+            import obstore
+
+            return obstore.get(self._store, name).bytes().to_bytes()
+
+    def delete(self, name: str) -> None:
+        """Delete a blob; nothing if it is not there.
+
+        :raises StoreFailed: if it cannot be deleted.
+        """
+        try:
+            with self._errors("deleting", self.base.uri(name)):
+                import obstore
+
+                obstore.delete(self._store, name)
+        except BlobMissing:
+            pass
+
+    @contextmanager
+    def _errors(self, doing: str, where: str) -> Iterator[None]:
+        """obstore's errors as this backend's, without the debug output that they carry."""
+        try:
+            yield
+        except ImportError as why:
+            raise BackendNotConfigured(f"{doing} {where} needs the package {why.name}: install it") from None
+        except FileNotFoundError as why:
+            if "NoSuchBucket" in str(why):
+                raise StoreFailed(f"{doing} {where} failed: there is no such bucket") from None
+            raise BlobMissing(f"{where} is gone: the row refers to it, the store does not have it") from None
+        except Exception as why:
+            if not type(why).__module__.startswith("obstore") and not isinstance(why, OSError):
+                raise
+            raise StoreFailed(f"{doing} {where} failed: {_reason(why)}") from None
+
+
+def store_for(base: BasePath) -> Store:
+    """The store of a base path, made once in each process."""
+    return _store_for(base, os.getpid())
+
+
+@functools.lru_cache(maxsize=16)
+def _store_for(base: BasePath, _process: int) -> Store:
+    return Store(base)
+
+
+def _reason(error: Exception) -> str:
+    """An error in a line, without obstore's debug output and without queries of URLs, which may hold a signature."""
+    text = str(error).split("\n\nDebug source:")[0]
+    return re.sub(r"\s+", " ", re.sub(r"\?[^\s\"'<>)]+", "?...", text)).strip()[:500]
+
+
+def _open(base: BasePath) -> Any:
+    from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
+
+    if base.scheme == "file":
+        return LocalStore(f"/{base.prefix}", mkdir=True)
+    from xcom_blob_backend.credentials import access
+
+    found = access(base.scheme, base.conn_id)
+    limits = settings()
+    client = {
+        "timeout": timedelta(seconds=limits.request_timeout),
+        "connect_timeout": timedelta(seconds=min(5.0, limits.request_timeout)),
+        **found.client,
+    }
+    retries = {"max_retries": 10, "retry_timeout": timedelta(seconds=limits.retry_timeout)}
+    if found.config.get("virtual_hosted_style_request") and "endpoint" in found.config:
+        # For endpoints other than AWS's own, obstore wants the bucket to be in it already.
+        scheme, _, host = found.config["endpoint"].partition("://")
+        found.config["endpoint"] = f"{scheme}://{base.bucket}.{host}"
+    kind: Any = {"s3": S3Store, "gs": GCSStore, "abfs": AzureStore}[base.scheme]
+    options: dict[str, Any] = {"prefix": base.prefix, "config": found.config, "client_options": client}
+    if found.provider is not None:
+        options["credential_provider"] = found.provider
+    return kind(base.bucket, retry_config=retries, **options)

@@ -69,6 +69,7 @@ def open_metadata(settings: Settings) -> PostgresMetadataStore:
         statement_timeout=settings.statement_timeout_seconds,
         retry_seconds=settings.retry_seconds,
         accepted_revision=settings.accept_schema_revision,
+        formats=settings.formats,
     )
 
 

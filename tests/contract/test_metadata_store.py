@@ -248,6 +248,85 @@ def test_a_blob_whose_name_stands_anywhere_in_a_value_counts_as_referenced(
     }
 
 
+HEX = "5f0c0a6b9d1e4b7f8a2c3d4e5f6a7b8c"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"s3://bucket/xcom/a/r/t/{HEX}.json",
+        f"s3%3A%2F%2Fbucket%2Fxcom%2Fa%2Fr%2Ft%2F{HEX}.json",
+        f"deadbeef{HEX}",
+        {"name": HEX.upper()},
+        "0" * 5_000 + HEX,
+        HEX + "0" * 5_000,
+    ],
+)
+def test_a_name_without_dashes_counts_wherever_it_begins(store: MetadataStore, history: History, value: object) -> None:
+    history.xcom(history.run("a", 1), value, age_days=1)
+    other = HEX.replace("5", "6")
+    assert store.referenced([f"a/r/t/{HEX}.json", f"a/r/t/{other}.json", f"a/r/t/{BLOB}"]) == {f"a/r/t/{HEX}.json"}
+
+
+TI = "019a2f6e-1c1d-7b3a-8f52-9a5d4d1c7e10"
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        (f"s3://c@bucket/xcom/a/r/t/ti-{TI}/k.json", {"k.json"}),
+        ({"in": [f"s3://bucket/xcom/a/r/t/ti-{TI}/k.json.gz"]}, {"k.json", "k.json.gz"}),
+        (f"s3://bucket/xcom/a/r/t/ti-{TI}/return_value.json", set()),
+        (f"ti-{TI}", {"k.json", "k.json.gz"}),
+        (f"ti-{TI}%2Fother.json", {"k.json", "k.json.gz"}),
+        (f"x/ti-{TI}/other.json,x/ti-{TI}/k.json", {"k.json"}),
+        (f"x/{BLOB}/{TI}", {"k.json", "k.json.gz"}),
+    ],
+)
+def test_a_path_that_is_overwritten_is_verified_by_its_file_and_not_by_the_id_that_others_share(
+    store: MetadataStore, history: History, value: object, meant: set[str]
+) -> None:
+    history.xcom(history.run("a", 1), value, age_days=1)
+    keys = [f"a/r/t/ti-{TI}/{file}" for file in ("k.json", "k.json.gz")]
+    assert {key.rsplit("/", 1)[-1] for key in store.referenced(keys)} == meant
+
+
+def test_references_of_every_known_format_are_read(store: MetadataStore, history: History) -> None:
+    """Rows as the backends write them."""
+    run = history.run("a", 1)
+    place, bare = f"a/r/t/{BLOB}", f"s3_xcom_{BLOB}"
+    hive = BLOB.replace("1", "2")
+    values: dict[str, tuple[object, str, bool]] = {
+        "stock": (f"s3://aws_xcom@bucket/xcom/{place}", place, True),
+        "stock, no connection, compressed": (f"s3://bucket/xcom/{place}.gz", f"{place}.gz", True),
+        "by task instance": (f"s3://aws_xcom@bucket/xcom/a/r/t/ti-{TI}/k.json", f"a/r/t/ti-{TI}/k.json", True),
+        "own": (f"s3://bucket/xcom/a/r/t/{HEX}.json.zst", f"a/r/t/{HEX}.json.zst", True),
+        "bare key": (bare, bare, False),
+        "bare key of gcs": (f"gcs_xcom_{BLOB}", f"gcs_xcom_{BLOB}", False),
+        "scheme of its own": (f"xcom_s3://xcom/r/t/data_{BLOB}.csv", f"r/t/data_{BLOB}.csv", False),
+        "scheme of its own, no prefix": (f"xcom_s3://data_{hive}.csv", f"data_{hive}.csv", False),
+        "object": ({"bucket": "bucket", "s3_key": f"xcom/b/r/t/{BLOB}"}, f"b/r/t/{BLOB}", True),
+        "nested object": ({"x": [{"bucket": "bucket", "key": f"xcom/c/r/t/{BLOB}"}]}, f"c/r/t/{BLOB}", False),
+    }
+    for key, (value, *_) in values.items():
+        history.xcom(run, value, age_days=1, key=key)
+    for number, elsewhere in enumerate(
+        ({"bucket": "other", "key": "xcom/1"}, {"bucket": "bucket", "key": "elsewhere/1"}, "s3_export", "xcom_s3:/x")
+    ):
+        history.xcom(run, elsewhere, age_days=1, key=f"elsewhere {number}")
+    found = {r.xcom_key: (r.key, r.whole) for r in store.references(BASE)}
+    assert found == {key: (blob, whole) for key, (_, blob, whole) in values.items()}
+
+
+@pytest.mark.parametrize("text", ["{},s3://other/x", "{};s3://bucket/xcom/../y", "s3://bucket/xcom/a//t/" + BLOB])
+def test_a_list_of_references_counts_for_each_of_them_and_does_not_stop_the_run(
+    store: MetadataStore, history: History, text: str
+) -> None:
+    history.xcom(history.run("a", 1), text.format(f"s3://bucket/xcom/a/r/t/{BLOB}"), age_days=1)
+    list(store.references(BASE))
+    assert store.referenced([f"a/r/t/{BLOB}"]) == {f"a/r/t/{BLOB}"}
+
+
 def test_blobs_of_archived_rows_count_as_referenced(store: MetadataStore, history: History) -> None:
     history.xcom(history.run("ä", 1), f"s3://bucket/xcom/ä/r/t/{BLOB}", age_days=1)
     for name, value in {

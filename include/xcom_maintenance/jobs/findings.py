@@ -96,8 +96,11 @@ class Findings:
         unfinished = metadata.unfinished_runs([found.coordinates for found in candidates if found.coordinates])
         for found in candidates:
             blob, whose = found.blob, found.coordinates
-            if whose is None or blob.key in referenced:
+            if blob.key in referenced:
                 self._take_other(blob, BlobKind.REFERENCED, snapshot)
+            elif whose is None:
+                self._take_other(blob, BlobKind.ORPHAN, snapshot)
+                self._take_orphan(blob, Coordinates("", "", ""), manifest, snapshot)
             elif not self._is_known(whose.dag_id):
                 self._take_other(blob, BlobKind.FOREIGN, snapshot)
             elif (whose.dag_id, whose.run_id) in unfinished:

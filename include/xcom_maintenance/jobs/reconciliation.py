@@ -56,6 +56,8 @@ def find(job: Job) -> None:
                     _unspool(spool),
                     modified_before=snapshot - settings.grace_period,
                     ignored_prefixes=job.ignored_prefixes,
+                    formats=settings.formats,
+                    claims_unowned=settings.claim_unowned_blobs,
                 )
                 found.take(findings, blobs=blobs, manifest=manifest, snapshot=snapshot)
             report.manifest = manifest.path
@@ -129,6 +131,7 @@ def apply(job: Job) -> None:
                 progress=Progress(job.log, "Orphans swept", total=figures.get("orphan_blobs")),
                 deleted=deleted,
                 reason="no row refers to it",
+                formats=job.settings.formats,
             )
     finally:
         for name, count in (("orphans_deleted", swept.deleted), ("orphan_bytes_deleted", swept.deleted_bytes)):

@@ -12,7 +12,7 @@ from itertools import islice
 
 from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
 from include.xcom_maintenance.core.records import Blob
-from include.xcom_maintenance.core.reference_formats import coordinates_of
+from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
 from include.xcom_maintenance.jobs.job import Progress
 from include.xcom_maintenance.metadata.port import MetadataStore
 from include.xcom_maintenance.reports.place import ManifestWriter
@@ -69,6 +69,7 @@ def sweep(
     progress: Progress,
     deleted: ManifestWriter,
     reason: str,
+    formats: Formats = KNOWN,
 ) -> None:
     """Delete those candidates that nothing refers to and that are still what they were when they were looked at.
 
@@ -83,7 +84,7 @@ def sweep(
     for batch in _batches(candidates):
         doomed = []
         referenced = metadata.referenced([blob.key for blob in batch])
-        runs = {blob.key: found for blob in batch if (found := coordinates_of(blob.key)) is not None}
+        runs = {blob.key: found for blob in batch if (found := formats.coordinates_of(blob.key)) is not None}
         unfinished = metadata.unfinished_runs(runs.values())
         for blob in batch:
             run = runs.get(blob.key)

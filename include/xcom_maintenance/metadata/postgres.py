@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
@@ -10,7 +9,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri, InvalidBlobUri
+from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import (
     ArchivedRow,
@@ -25,8 +24,9 @@ from include.xcom_maintenance.core.records import (
     Scope,
     YoungerRuns,
 )
-from include.xcom_maintenance.core.reference_formats import UNIQUE_PART, coordinates_of, unique_part
+from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
 from include.xcom_maintenance.core.sizes import BANDS, Band
+from include.xcom_maintenance.metadata import postgres_references as refs
 from include.xcom_maintenance.metadata import postgres_restore
 from include.xcom_maintenance.metadata import postgres_retention as retention
 from include.xcom_maintenance.metadata import postgres_sql as sql
@@ -53,6 +53,7 @@ class PostgresMetadataStore:
 
     The parameters are those of ``Session``, and
     :param accepted_revision: a schema revision that the user vouches for, beside the known ones.
+    :param formats: in which blobs are named.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class PostgresMetadataStore:
         statement_timeout: float,
         retry_seconds: float = 60,
         accepted_revision: str | None = None,
+        formats: Formats = KNOWN,
     ) -> None:
         self._session = Session(
             connect,
@@ -74,6 +76,7 @@ class PostgresMetadataStore:
         )
         self._setting = setting
         self._accepted_revision = accepted_revision
+        self._formats = formats
         self._may_lock_runs = False
         self._few_unfinished = False
 
@@ -202,7 +205,9 @@ class PostgresMetadataStore:
         for *place, size, text in self._session.stream(wanted.references, parameters):
             # One that cannot be read names no blob that a backend wrote.
             with suppress(UnparsableReference):
-                found = _reference("xcom", *place, stored_bytes=size, text=text, entire=True, whole=True, base=base)
+                found = refs.by_uri(
+                    ("xcom", *place), text, stored_bytes=size, entire=True, whole=True, base=base, formats=self._formats
+                )
                 if found is not None:
                     yield found
 
@@ -277,26 +282,10 @@ class PostgresMetadataStore:
     # -- references ------------------------------------------------------------------------------------------------
 
     def references(self, base: BasePath) -> Iterator[RowReference]:
-        statement = f'SELECT * FROM ({self._all_references()}) refs ORDER BY blob_key COLLATE "C"'
-        for row in self._session.stream(statement, {"marker": base.marker}):
-            found = _reference_of_row(row, base)
-            if found is not None:
-                yield found
+        return refs.references(self._session, base, self._formats)
 
     def referenced(self, keys: Collection[str]) -> set[str]:
-        by_name: dict[str, set[str]] = {}
-        for key in keys:
-            name = unique_part(key)
-            if name is None:
-                raise ValueError("only blobs of a known layout can be looked up")
-            by_name.setdefault(name, set()).add(key)
-        # One snapshot: `airflow db clean` moves rows from one of these tables to another.
-        with self._session.transaction(one_snapshot=True) as cursor:
-            cursor.execute(sql.ARCHIVE_TABLES, {})
-            tables = [("xcom", sql.REQUIRED_COLUMNS["xcom"]), *((name, cols) for name, cols, _ in cursor.fetchall())]
-            statement = "\nUNION\n".join(sql.names_in(name, dict(cols), UNIQUE_PART) for name, cols in tables)
-            cursor.execute(statement, {"names": list(by_name)})
-            return {key for (name,) in cursor.fetchall() for key in by_name[name]}
+        return refs.meant(self._session, refs.names_of(keys, self._formats))
 
     def still_there(self, references: Sequence[RowReference]) -> list[RowReference]:
         found = self._session.rows(
@@ -310,11 +299,6 @@ class PostgresMetadataStore:
             },
         )
         return [references[number - 1] for (number,) in sorted(found)]
-
-    def _all_references(self) -> str:
-        sources = [("xcom", sql.REQUIRED_COLUMNS["xcom"])]
-        sources += [(name, dict(columns)) for name, columns, _ in self._session.rows(sql.ARCHIVE_TABLES, {})]
-        return "\nUNION ALL\n".join(sql.references_of(name, columns) for name, columns in sources)
 
     def unfinished_runs(self, runs: Collection[Coordinates]) -> set[tuple[str, str]]:
         pairs = sorted({(run.dag_id, run.run_id) for run in runs})
@@ -405,55 +389,3 @@ def _horizon(created_before: datetime | None) -> str:
 def _in_band(band: Band) -> str:
     upper = f" AND logical < {band.upper}" if band.upper is not None else ""
     return f"logical >= {band.lower}{upper}"
-
-
-def _reference_of_row(row: Sequence[Any], base: BasePath) -> RowReference | None:
-    *place, size, text, entire, whole, _ = row
-    return _reference(*place, stored_bytes=size, text=text, entire=entire, whole=whole, base=base)
-
-
-def _reference(
-    table: str,
-    dag_id: str,
-    run_id: str,
-    task_id: str,
-    map_index: int,
-    xcom_key: str,
-    timestamp: datetime | None,
-    *,
-    stored_bytes: int,
-    text: str,
-    entire: bool,
-    whole: bool,
-    base: BasePath,
-) -> RowReference | None:
-    """A reference below ``base``, or None for a mere mention of another bucket or path.
-
-    :param text: the text of the reference; what is longer than any path is cut off.
-    :param entire: whether it is all of a JSON string. One that is, names something below ``base`` and is no sentence,
-        must be readable.
-    :param whole: whether it is all of the row's value, too.
-    """
-    try:
-        uri = BlobUri.parse(text)
-    except InvalidBlobUri as why:
-        if entire and base.claims(text) and not re.search(r"\s", text):
-            where = f"{table}: dag_id={dag_id!r} run_id={run_id!r} task_id={task_id!r} key={xcom_key!r}"
-            raise UnparsableReference(where, str(why)) from None
-        return None
-    if not base.contains(uri):
-        return None
-    key = uri.key.removeprefix(base.prefix)
-    return RowReference(
-        key=key,
-        dag_id=dag_id,
-        run_id=run_id,
-        task_id=task_id,
-        map_index=map_index,
-        xcom_key=xcom_key,
-        timestamp=timestamp,
-        table=table,
-        stored_bytes=stored_bytes,
-        # What stands below the base path but is of no known layout is a user's own text, not a backend's reference.
-        whole=whole and coordinates_of(key) is not None,
-    )

@@ -5,9 +5,29 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from include.xcom_maintenance.core.reference_formats import KNOWN, Formats, Layout, layout
 from include.xcom_maintenance.settings.fields import Share, no_bool
+
+
+class BlobFormat(BaseModel):
+    """How a backend of one's own names its blobs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    #: A Python regular expression for a whole key below the base path, with the named groups ``unique`` (a UUID or 32
+    #: hexadecimal digits), ``dag_id``, ``run_id`` and ``task_id``; and ``file`` where several blobs share ``unique``.
+    key: Annotated[str, Field(min_length=1, max_length=1_000)]
+
+    @model_validator(mode="after")
+    def _usable(self) -> BlobFormat:
+        self.layout()
+        return self
+
+    def layout(self) -> Layout:
+        return layout(self.name, self.key)
 
 
 class ReconciliationSettings(BaseModel):
@@ -19,6 +39,15 @@ class ReconciliationSettings(BaseModel):
     grace_period_days: Annotated[float, BeforeValidator(no_bool), Field(ge=1, le=36_500)] = 7
     #: Of the blobs; above this a reconciliation stops and changes nothing.
     max_orphan_share: Share = 0.5
+    #: Layouts beside the known ones.
+    blob_formats: tuple[BlobFormat, ...] = ()
+    #: Whether blobs whose names do not say whose they are can be orphans: for a base path of one Airflow alone.
+    claim_unowned_blobs: bool = False
+
+    @property
+    def formats(self) -> Formats:
+        """In which blobs are named."""
+        return KNOWN.and_also(declared.layout() for declared in self.blob_formats)
 
     @property
     def grace_period(self) -> timedelta:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,12 +33,21 @@ class FileBlobStore:
         with self._errors():
             next(os.scandir(self._root), None)
 
-    def list(self) -> Iterator[Blob]:
+    def list(self, *, after: str | None = None, before: str | None = None) -> Iterator[Blob]:
         with self._errors():
-            yield from self._walk(self._root, "")
+            first = os.fsencode(after or "")
+            for blob in self._walk(self._root, "", first):
+                key = os.fsencode(blob.key)
+                if before is not None and key >= os.fsencode(before):
+                    return
+                if key >= first:
+                    yield blob
 
-    def _walk(self, folder: Path, prefix: str) -> Iterator[Blob]:
-        """Depth first, in the byte order of whole keys: a folder sorts as if its name ended in a slash."""
+    def _walk(self, folder: Path, prefix: str, first: bytes) -> Iterator[Blob]:
+        """Depth first, in the byte order of whole keys: a folder sorts as if its name ended in a slash.
+
+        :param first: folders that lie wholly before this key are left out.
+        """
 
         def order(entry: os.DirEntry[str]) -> bytes:
             name = os.fsencode(entry.name)
@@ -52,7 +63,9 @@ class FileBlobStore:
         for entry in entries:
             key = prefix + entry.name
             if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(Path(entry.path), key + "/")
+                below = os.fsencode(key + "/")
+                if below >= first or first.startswith(below):
+                    yield from self._walk(Path(entry.path), key + "/", first)
             elif entry.is_file(follow_symlinks=False) and (blob := self._stat(key)) is not None:
                 yield blob
 
@@ -74,6 +87,9 @@ class FileBlobStore:
         with self._errors():
             yield from filter(None, map(self._stat, keys))
 
+    def honours_conditions(self) -> bool:
+        return False  # no file system can delete a file on condition that it is unchanged
+
     def delete_unchanged(self, blobs: Iterable[Blob]) -> Iterator[Deletion]:
         for blob in blobs:
             now = self._stat(blob.key)
@@ -86,7 +102,7 @@ class FileBlobStore:
 
     def _delete(self, blob: Blob) -> Deletion:
         path = self._root / blob.key
-        if not path.parent.resolve().is_relative_to(self._root.resolve()):
+        if not self._is_inside(path):
             return Deletion(blob, DeleteResult.FAILED, "it lies behind a link that leads outside the base path")
         try:
             path.unlink()
@@ -97,6 +113,9 @@ class FileBlobStore:
         self._remove_empty_folders(path)
         return Deletion(blob, DeleteResult.DELETED)
 
+    def _is_inside(self, path: Path) -> bool:
+        return path.parent.resolve().is_relative_to(self._root.resolve())
+
     def _remove_empty_folders(self, path: Path) -> None:
         """Remove the folders of the task and of the run, if they are empty; a DAG's folder may be about to be used."""
         for parent in path.parents[:2]:
@@ -106,6 +125,31 @@ class FileBlobStore:
                 parent.rmdir()
             except OSError:
                 return
+
+    def copy_to(self, blob: Blob, *, target: BasePath, key: str) -> bool:
+        if target.uri.scheme != "file":
+            raise ValueError(f"{target} is no folder")
+        path = Path("/", target.uri.key, key)
+        with self._errors():
+            source = self._root / blob.key
+            if self._stat(blob.key) != blob or not self._is_inside(source):
+                return False
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_name(f".{uuid.uuid4().hex}.copying")
+            try:
+                shutil.copyfile(source, unfinished, follow_symlinks=False)
+                shutil.copymode(source, unfinished)
+                with unfinished.open("rb") as written:
+                    os.fsync(written.fileno())  # what was copied is deleted soon
+                # If the source is still what it was, so was what was copied.
+                if self._stat(blob.key) != blob or unfinished.stat().st_size != blob.size:
+                    return False
+                unfinished.replace(path)
+            except FileNotFoundError:
+                return False
+            finally:
+                unfinished.unlink(missing_ok=True)
+        return True
 
     def get(self, key: str) -> bytes | None:
         with self._errors():

@@ -43,19 +43,38 @@ class BlobStore(Protocol):
     def check(self) -> None:
         """Make sure that the base path can be read."""
 
-    def list(self) -> Iterator[Blob]:
-        """Every object below the base path, streamed, sorted by key in byte order.
+    def list(self, *, after: str | None = None, before: str | None = None) -> Iterator[Blob]:
+        """The objects below the base path, streamed, sorted by key in byte order.
 
         A listing that breaks off raises; it never ends early as if it were complete.
+
+        :param after: only keys from this one on (it included), in byte order.
+        :param before: only keys before this one (it excluded).
         """
 
     def head(self, keys: Sequence[str]) -> Iterator[Blob]:
         """Those of ``keys`` that exist, in no particular order."""
 
+    def honours_conditions(self) -> bool:
+        """Whether the store itself refuses to delete an object that is no longer of the version that was named.
+
+        Found out when it is first asked, by deleting a canary; so it needs the rights that deleting does.
+        """
+
     def delete_unchanged(self, blobs: Iterable[Blob]) -> Iterator[Deletion]:
         """Delete those blobs whose version and time of modification are still what they were.
 
-        Each is looked up again just before, and the version is sent along for stores that check it themselves.
+        The version is sent along where the store was seen to honour it. Where that does not rule out that a blob was
+        written again, each is looked up again just before, also each time that a delete has to be tried again.
+        """
+
+    def copy_to(self, blob: Blob, *, target: BasePath, key: str) -> bool:
+        """Copy exactly the version that was looked at, inside the store; False if it is gone or was written again.
+
+        What is there under that key is overwritten. True means that the whole copy was seen to be there.
+
+        :param target: a base path in the same bucket.
+        :param key: of the copy, relative to ``target``.
         """
 
     def get(self, key: str) -> bytes | None:

@@ -1,0 +1,223 @@
+"""Single requests to S3, by keys relative to the base path, with errors for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from include.xcom_maintenance.core.blob_uri import BasePath
+from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
+from include.xcom_maintenance.core.records import Blob
+
+if TYPE_CHECKING:
+    from botocore.config import Config
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ListObjectsV2RequestTypeDef
+
+#: Requests under way at once; boto3's default pool holds ten connections.
+THREADS = 8
+
+_NOT_THERE = {"404", "NoSuchKey", "NotFound"}
+_DENIED = {
+    "403",
+    "401",
+    "AccessDenied",
+    "AllAccessDisabled",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+}
+#: What the store says, of a call or of one object in it, when it wants to be asked again later.
+BUSY = {
+    "500",
+    "502",
+    "503",
+    "504",
+    "BandwidthLimitExceeded",
+    "ConditionalRequestConflict",
+    "InternalError",
+    "OperationAborted",
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+}
+
+
+def patient(theirs: Config) -> Config:
+    """The configuration of a client that sits out rate limits; what the Connection says (``config_kwargs``) wins.
+
+    The standard mode waits longer each time, at random and up to 20 s, and tries whatever is worth trying again.
+    """
+    from botocore.config import Config
+
+    return Config(retries={"mode": "standard", "total_max_attempts": 10}).merge(theirs)
+
+
+def impatient(theirs: Config) -> Config:
+    """The configuration of a client for deletes, which are verified again before they are tried again."""
+    from botocore.config import Config
+
+    return theirs.merge(Config(retries={"mode": "standard", "total_max_attempts": 1}))
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a listing: sorted, and without gaps up to its last key."""
+
+    blobs: list[Blob]
+    #: How to ask for the next one; None if there is none.
+    token: str | None
+
+
+class S3Requests:
+    """
+    :param client: a boto3 S3 client.
+    :param setting: the setting that named the base path, for errors.
+    :param page_size: of a listing; None for the server's own, which is 1,000 nearly everywhere.
+    """
+
+    def __init__(self, client: S3Client, base: BasePath, *, setting: str, page_size: int | None = None) -> None:
+        self.client = client
+        self.base = base
+        self.bucket = base.uri.bucket
+        self._setting = setting
+        self._page_size = page_size
+
+    def page(self, *, token: str | None = None, start_after: str | None = None, limit: int | None = None) -> Page:
+        """One page, from a token on, or of what sorts after a key.
+
+        :raises StoreUnavailable: if the answer does not say whether it is the last one: a body that was lost on the way
+            would else pass for the end of the listing.
+        """
+        request: ListObjectsV2RequestTypeDef = {"Bucket": self.bucket, "Prefix": self.base.prefix}
+        if token is not None:
+            request["ContinuationToken"] = token
+        elif start_after:
+            request["StartAfter"] = self.base.prefix + start_after
+        if limit or self._page_size:
+            request["MaxKeys"] = limit or self._page_size or 0
+        with self.errors():
+            answer: dict[str, Any] = {**self.client.list_objects_v2(**request)}
+        following = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+        if "IsTruncated" not in answer or (answer["IsTruncated"] and following in {None, "", token}):
+            raise StoreUnavailable(
+                f"The listing of {self.base} broke off: the store did not say how it goes on",
+                setting=self._setting,
+                remedy="A re-run starts it anew",
+            )
+        return Page([self._listed(item) for item in answer.get("Contents", ())], following)
+
+    def _listed(self, item: dict[str, Any]) -> Blob:
+        return Blob(
+            key=item["Key"].removeprefix(self.base.prefix),
+            size=item["Size"],
+            last_modified=item.get("LastModified"),
+            version=_unquoted(item.get("ETag")),
+        )
+
+    def heads(self, keys: Iterable[str]) -> Iterator[Blob]:
+        """Those of ``keys`` that exist."""
+        with ThreadPoolExecutor(THREADS) as threads:
+            yield from filter(None, threads.map(self.head, keys))
+
+    def head(self, key: str, *, base: BasePath | None = None) -> Blob | None:
+        """An object below the base path or another one of the same bucket; None if there is none."""
+        from botocore.exceptions import ClientError
+
+        with self.errors():
+            try:
+                found = self.client.head_object(Bucket=self.bucket, Key=(base or self.base).prefix + key)
+            except ClientError as error:
+                if error.response["Error"]["Code"] in _NOT_THERE:
+                    return None
+                raise
+        return Blob(
+            key=key,
+            size=found["ContentLength"],
+            last_modified=found.get("LastModified"),
+            version=_unquoted(found.get("ETag")),
+        )
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn what boto3 raises into an error that names the setting and the remedy."""
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+        from botocore.parsers import ResponseParserError
+
+        wrong = partial(ConfigurationError, setting=self._setting)
+        try:
+            yield
+        except MaintenanceError:
+            raise
+        except ClientError as error:
+            code = code_of(error)
+            if code == "NoSuchBucket":
+                raise wrong(
+                    f"The bucket {self.bucket!r} of the blob base path does not exist",
+                    remedy="Correct the base path, or create the bucket",
+                ) from None
+            if code in _DENIED:
+                raise wrong(
+                    f"The blob base path {self.base} cannot be used: the store answered {code} "
+                    f"({error.operation_name})",
+                    remedy="Check the connection that the base path names (or blob_conn_id) and its rights: listing, "
+                    "reading and, to enforce, writing and deleting",
+                ) from None
+            raise StoreUnavailable(
+                f"The object store answered {code} below {self.base}",
+                setting=self._setting,
+                remedy="What is done is done and in the report; a re-run goes on",
+            ) from None
+        except NoCredentialsError:
+            raise wrong(
+                f"There are no credentials for the blob base path {self.base}",
+                remedy="Name a connection in the base path (s3://conn_id@bucket/prefix) or in blob_conn_id",
+            ) from None
+        except (BotoCoreError, ResponseParserError) as error:
+            raise StoreUnavailable(
+                f"The object store of {self.base} cannot be reached: {type(error).__name__}",
+                setting=self._setting,
+                remedy="Check the endpoint of the connection and the network of the workers",
+            ) from None
+
+
+def code_of(error: Any) -> str:
+    """What the store said; some servers give a status and no code."""
+    answer = error.response
+    return str(answer["Error"].get("Code") or answer.get("ResponseMetadata", {}).get("HTTPStatusCode", "unknown error"))
+
+
+def is_missing(code: str) -> bool:
+    return code in _NOT_THERE
+
+
+def same(seen: Blob, now: Blob) -> bool:
+    """Whether an object is unchanged; listings tell fractions of a second, heads do not."""
+    return _stamp(seen) == _stamp(now)
+
+
+def _stamp(blob: Blob) -> tuple[object, ...]:
+    modified = blob.last_modified.replace(microsecond=0) if blob.last_modified else None
+    return blob.size, blob.version, modified
+
+
+def just_before(key: str) -> str:
+    """A key before this one, with hardly anything in between: StartAfter leaves out the key that it names."""
+    last = key[-1:]
+    # Printable ASCII on both sides, since not every server takes every character here.
+    return key[:-1] + (f"{chr(ord(last) - 1)}~" if "!" < last <= "~" else "")
+
+
+def _unquoted(etag: str | None) -> str | None:
+    """Some servers quote ETags in heads and not in listings."""
+    return etag.strip('"') if etag else None

@@ -26,6 +26,8 @@ class ConfiguredBlobs:
     """The blob store, and what below its base path belongs to somebody else."""
 
     store: BlobStore
+    #: Beside the base path, in the same bucket.
+    quarantine: BlobStore
     #: Relative to the base path: the prefix of Airflow's state store, if it lies below.
     ignored_prefixes: tuple[str, ...] = ()
 
@@ -95,17 +97,21 @@ def open_blobs(resolved: Resolved) -> ConfiguredBlobs | None:
     setting = _STOCK_BACKEND if resolved.sources.get("blob_base_path") == _STOCK_BACKEND else "blob_base_path"
     base = BasePath.parse(text, setting=setting)
     store: BlobStore
+    quarantine: BlobStore
     if base.uri.scheme == "s3":
-        store = S3BlobStore(_s3_client(settings, base), base, setting=setting)
+        client = _s3_client(settings, base)
+        store = S3BlobStore(client, base, setting=setting)
+        quarantine = S3BlobStore(client, base.quarantine, setting=setting)
     elif base.uri.scheme == "file":
         store = FileBlobStore(base, setting=setting)
+        quarantine = FileBlobStore(base.quarantine, setting=setting, may_be_missing=True)
     else:
         raise ConfigurationError(
             f"Blobs on {base.uri.scheme}:// are not supported",
             setting=setting,
             remedy="Supported are s3:// and file://",
         )
-    return ConfiguredBlobs(store, _state_store_prefixes(base))
+    return ConfiguredBlobs(store, quarantine, _state_store_prefixes(base))
 
 
 def doubts(resolved: Resolved, configured: ConfiguredBlobs) -> list[str]:

@@ -12,6 +12,8 @@ import pytest
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
 from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed
+from include.xcom_maintenance.core.reference_formats import HEX as ANY_HEX
+from include.xcom_maintenance.core.reference_formats import KNOWN, layout
 from include.xcom_maintenance.metadata.port import MetadataStore, UnparsableReference
 from tests.conftest import Database
 from tests.support.history import NOW, History, SeededRun, days_ago
@@ -262,10 +264,11 @@ HEX = "5f0c0a6b9d1e4b7f8a2c3d4e5f6a7b8c"
         HEX + "0" * 5_000,
     ],
 )
-def test_a_name_without_dashes_counts_wherever_it_begins(store: MetadataStore, history: History, value: object) -> None:
+def test_a_name_without_dashes_counts_wherever_it_begins(database: Database, history: History, value: object) -> None:
     history.xcom(history.run("a", 1), value, age_days=1)
-    other = HEX.replace("5", "6")
-    assert store.referenced([f"a/r/t/{HEX}.json", f"a/r/t/{other}.json", f"a/r/t/{BLOB}"]) == {f"a/r/t/{HEX}.json"}
+    declared = database.store(formats=KNOWN.and_also([layout("hex", f"a/(?P<unique>{ANY_HEX})")]))
+    with declared:
+        assert declared.referenced([f"a/{HEX}", f"a/{HEX.replace('5', '6')}", f"a/r/t/{BLOB}"]) == {f"a/{HEX}"}
 
 
 TI = "019a2f6e-1c1d-7b3a-8f52-9a5d4d1c7e10"
@@ -291,6 +294,12 @@ def test_a_path_that_is_overwritten_is_verified_by_its_file_and_not_by_the_id_th
     assert {key.rsplit("/", 1)[-1] for key in store.referenced(keys)} == meant
 
 
+def own_row(uri: str) -> dict[str, object]:
+    """As ``xcom_blob_backend.reference`` writes it."""
+    data = {"uri": uri, "bytes": 10, "stored_bytes": 5}
+    return {"__classname__": "xcom_blob_backend.BlobReference", "__version__": 1, "__data__": data}
+
+
 def test_references_of_every_known_format_are_read(store: MetadataStore, history: History) -> None:
     """Rows as the backends write them."""
     run = history.run("a", 1)
@@ -300,7 +309,8 @@ def test_references_of_every_known_format_are_read(store: MetadataStore, history
         "stock": (f"s3://aws_xcom@bucket/xcom/{place}", place, True),
         "stock, no connection, compressed": (f"s3://bucket/xcom/{place}.gz", f"{place}.gz", True),
         "by task instance": (f"s3://aws_xcom@bucket/xcom/a/r/t/ti-{TI}/k.json", f"a/r/t/ti-{TI}/k.json", True),
-        "own": (f"s3://bucket/xcom/a/r/t/{HEX}.json.zst", f"a/r/t/{HEX}.json.zst", True),
+        "own": (own_row(f"s3://c@bucket/xcom/a/r/t/{BLOB}.xcb"), f"a/r/t/{BLOB}.xcb", True),
+        "own, nested": ({"x": own_row(f"s3://bucket/xcom/d/r/t/{BLOB}.xcb")}, f"d/r/t/{BLOB}.xcb", False),
         "bare key": (bare, bare, False),
         "bare key of gcs": (f"gcs_xcom_{BLOB}", f"gcs_xcom_{BLOB}", False),
         "scheme of its own": (f"xcom_s3://xcom/r/t/data_{BLOB}.csv", f"r/t/data_{BLOB}.csv", False),

@@ -34,6 +34,8 @@ class Job:
     report: Report
     place: ReportPlace
     archives: Archives = field(default_factory=lambda: Archives(None))
+    #: Beside the blob store, if there is one.
+    quarantine: BlobStore | None = None
     ignored_prefixes: tuple[str, ...] = ()
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("xcom_maintenance"))
 

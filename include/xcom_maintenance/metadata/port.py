@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from include.xcom_maintenance.core.blob_uri import BasePath
+from include.xcom_maintenance.core.causes import Circumstances
 from include.xcom_maintenance.core.records import (
     ArchivedRow,
     Coordinates,
@@ -200,6 +201,9 @@ class MetadataStore(Protocol):
 
     def unfinished_runs(self, runs: Collection[Coordinates]) -> set[tuple[str, str]]:
         """The (dag_id, run_id) among ``runs`` that are, or have a task instance, in no final state right now."""
+
+    def circumstances(self, places: Collection[Coordinates], base: BasePath) -> dict[Coordinates, Circumstances]:
+        """What is still known about the tasks of some blobs below ``base``."""
 
     def known_dags(self, dag_ids: Collection[str]) -> set[str]:
         """Those of ``dag_ids`` that this Airflow ever knew, as far as it still remembers."""

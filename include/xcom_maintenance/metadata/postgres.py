@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from include.xcom_maintenance.core.blob_uri import BasePath
+from include.xcom_maintenance.core.causes import Circumstances
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import (
     ArchivedRow,
@@ -26,8 +27,8 @@ from include.xcom_maintenance.core.records import (
 )
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
 from include.xcom_maintenance.core.sizes import BANDS, Band
+from include.xcom_maintenance.metadata import postgres_reconciliation, postgres_restore
 from include.xcom_maintenance.metadata import postgres_references as refs
-from include.xcom_maintenance.metadata import postgres_restore
 from include.xcom_maintenance.metadata import postgres_retention as retention
 from include.xcom_maintenance.metadata import postgres_sql as sql
 from include.xcom_maintenance.metadata.port import (
@@ -304,6 +305,9 @@ class PostgresMetadataStore:
         pairs = sorted({(run.dag_id, run.run_id) for run in runs})
         parameters = {"dag_ids": [p[0] for p in pairs], "run_ids": [p[1] for p in pairs], **retention.STATES}
         return {(dag_id, run_id) for dag_id, run_id in self._session.rows(sql.UNFINISHED_RUNS, parameters)}
+
+    def circumstances(self, places: Collection[Coordinates], base: BasePath) -> dict[Coordinates, Circumstances]:
+        return postgres_reconciliation.circumstances(self._session, places, base)
 
     def known_dags(self, dag_ids: Collection[str]) -> set[str]:
         # A DAG that was deleted in the UI is gone from every table but the log, which remembers that it was ours.

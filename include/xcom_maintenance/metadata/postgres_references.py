@@ -28,7 +28,7 @@ FROM (
     FROM (
         SELECT {inner_columns}, coalesce(pg_column_size(x.value), 0) AS size,
                ('"' || (string)[1] || '"')::jsonb #>> '{{}}' AS token,
-               left({value}, 1) = '"' AS top_level
+               left({value}, 1) = '"' OR {own} AS top_level
         FROM {table} x
         CROSS JOIN LATERAL regexp_matches({value}, '"((?:[^"\\]|\\.)*)"', 'g') AS string
         WHERE position(%(marker)s IN {value}) > 0 AND position(%(marker)s IN (string)[1]) > 0
@@ -72,6 +72,9 @@ FROM (
 ) t
 WHERE t.bucket = %(bucket)s AND starts_with(t.place, %(prefix)s)"""
 
+#: What this project's own backend writes instead of a value: an object around the address.
+_OWN = "coalesce(x.value ->> '__classname__' = 'xcom_blob_backend.BlobReference', false)"
+
 _ROW_COLUMNS = "dag_id", "run_id", "task_id", "map_index", "key", "timestamp"
 
 
@@ -94,6 +97,7 @@ def _references_of(table: str, columns: Mapping[str, str]) -> str:
             inner_columns=", ".join(picked),
             table=table.replace("%", "%%"),
             value=_json_text(columns["value"]),
+            own=_OWN if columns["value"] == "jsonb" else "false",
         )
         for source in sources
     )

@@ -92,6 +92,12 @@ _KEPT = """EXISTS (
           AND k.map_index = x.map_index AND k.key = x.key)"""
 
 
+#: The text of a value that can be a reference: NULL for any other.
+_ADDRESS = """CASE WHEN jsonb_typeof(x.value) = 'string' THEN x.value #>> '{}'
+                WHEN x.value ->> '__classname__' = 'xcom_blob_backend.BlobReference'
+                THEN x.value #>> '{__data__,uri}' END"""
+
+
 class Retention:
     """The statements over some cuts, with only the conditions that these need, and their parameters.
 
@@ -148,14 +154,13 @@ FROM (
 
     @property
     def references(self) -> str:
-        """Values that go and are a string with the base path in it."""
+        """Values that go and are a string with the base path in it, or this project's own object around one."""
         # Only short strings can be references (a key of S3 has 1,024 bytes at most), so large values are never read
         # from TOAST: CASE keeps the order of the tests.
         return f"""{self._with}
-SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), x.value #>> '{{}}'
+SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), {_ADDRESS}
 FROM live l JOIN xcom x ON {self._doomed}
-WHERE CASE WHEN pg_column_size(x.value) <= 1500 AND jsonb_typeof(x.value) = 'string'
-           THEN position(%(marker)s IN x.value #>> '{{}}') > 0 END"""
+WHERE CASE WHEN pg_column_size(x.value) <= 1500 THEN position(%(marker)s IN {_ADDRESS}) > 0 END"""
 
     def delete(self, *, limited: bool, returning: str | None = None) -> str:
         """The delete; limited to ``%(limit)s`` rows, for a run with more than one transaction may delete.

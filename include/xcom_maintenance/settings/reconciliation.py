@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats, Layout, layout
-from include.xcom_maintenance.settings.fields import Share, no_bool
+from include.xcom_maintenance.settings.fields import Days, Positive, Share, no_bool
 
 
 class BlobFormat(BaseModel):
@@ -37,8 +37,19 @@ class ReconciliationSettings(BaseModel):
 
     #: A blob younger than this is never an orphan: its row may still be on its way.
     grace_period_days: Annotated[float, BeforeValidator(no_bool), Field(ge=1, le=36_500)] = 7
-    #: Of the blobs; above this a reconciliation stops and changes nothing.
+    #: Above these a reconciliation asks first; None: no limit. The share is one of the blobs.
     max_orphan_share: Share = 0.5
+    max_orphan_blobs: Positive | None = None
+    max_orphan_bytes: Positive | None = None
+    #: Of the references of the last reconciliation; if more have gone and left orphans, it is refused.
+    max_reference_shrink: Share = 0.5
+    #: A manifest that is older is not carried out any more, as after a long wait for approval.
+    max_manifest_age_days: Days = 7
+    #: What becomes of an orphan: quarantine moves it beside the base path, where it stays for so many days; or delete.
+    disposal: Literal["quarantine", "delete"] = "quarantine"
+    quarantine_days: Days = 30
+    #: A task gets at least about so many blobs to compare or orphans to sweep.
+    shard_blobs: Positive = 250_000
     #: Layouts beside the known ones.
     blob_formats: tuple[BlobFormat, ...] = ()
     #: Whether blobs whose names do not say whose they are can be orphans: for a base path of one Airflow alone.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from include.xcom_maintenance.core.reference_formats.layout import HEX, UUID, UUID4, Formats, layout
+from include.xcom_maintenance.core.reference_formats.layout import UUID, UUID4, Formats, layout
 
 _PLACE = "(?P<dag_id>[^/]+)/(?P<run_id>[^/]+)/(?P<task_id>[^/]+)/"
 #: What fsspec lists for a compression, and what other backends append.
@@ -22,8 +22,9 @@ OBJECT_STORAGE_BY_TASK_INSTANCE = layout(
     f"{_PLACE}(?:ti|write)-(?P<unique>{UUID})/(?P<file>[^/]+\\.json{_SUFFIX})",
 )
 
-#: ``<dag>/<run>/<task>/<32 hexadecimal digits>.<suffix>``: this project's own backend, whose names are 128 random bits.
-OWN = layout("xcom_blob_backend", f"{_PLACE}(?P<unique>{HEX})(?:\\.[a-z0-9]{{1,8}}){{1,2}}")
+#: ``<dag>/<run>/<task>/<uuid4>.xcb``, the ids percent-encoded: this project's own backend (its module ``names``). A
+#: very long id is cut: such a blob may name no DAG that is known, and is left alone as foreign.
+OWN = layout("xcom_blob_backend", f"{_PLACE}(?P<unique>{UUID4})\\.xcb", quoted=True)
 
 #: ``s3_xcom_<uuid4>[.gz]`` and ``gcs_xcom_<uuid4>[.gz]``: the backends of astronomer-providers. The row holds the bare
 #: key, and the key does not say whose it is.
@@ -33,4 +34,4 @@ BARE = layout("bare key", f"(?:s3|gcs|gs|azure|wasb)_xcom_(?P<unique>{UUID4}){_S
 #: ``xcom_s3://<key>``. The key does not say which DAG it belongs to.
 GUIDES = layout("Astronomer's guides", f"(?:[^/]+/[^/]+/)?data_(?P<unique>{UUID4})(?:\\.[a-z0-9]{{1,8}}){{0,2}}")
 
-KNOWN = Formats((OBJECT_STORAGE, OBJECT_STORAGE_BY_TASK_INSTANCE, OWN, BARE, GUIDES))
+KNOWN = Formats((OWN, OBJECT_STORAGE, OBJECT_STORAGE_BY_TASK_INSTANCE, BARE, GUIDES))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from include.xcom_maintenance.core.records import Coordinates
 
@@ -59,6 +60,8 @@ class Layout:
     name: str
     #: With groups of ``GROUPS``: ``unique`` at least.
     pattern: re.Pattern[str]
+    #: Whether the ids are percent-encoded in the key.
+    quoted: bool = False
 
     def read(self, key: str) -> BlobName | None:
         """What a key says, or None if it is not of this layout."""
@@ -70,6 +73,8 @@ class Layout:
         place = {name: groups.get(name) or "" for name in ("dag_id", "run_id", "task_id")}
         if not _UNIQUE.fullmatch(unique) or {".", ".."} & set(place.values()):
             return None
+        if self.quoted:
+            place = {name: unquote(text) for name, text in place.items()}
         coordinates = Coordinates(**place) if place["dag_id"] else None
         return BlobName(self.name, coordinates, unique, groups.get("file"))
 
@@ -105,7 +110,7 @@ class Formats:
         return Formats((*self.layouts, *layouts))
 
 
-def layout(name: str, pattern: str) -> Layout:
+def layout(name: str, pattern: str, *, quoted: bool = False) -> Layout:
     """A layout by its pattern, in which every group is named.
 
     :raises ValueError: if it is none; the message says why.
@@ -122,4 +127,4 @@ def layout(name: str, pattern: str) -> Layout:
             f"the pattern of {name!r} has no group 'unique', such as (?P<unique>[0-9a-f-]{{36}}): the UUID or the 32 "
             "hexadecimal digits by which values mean the blob"
         )
-    return Layout(name, compiled)
+    return Layout(name, compiled, quoted)

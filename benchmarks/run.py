@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import cleanup
+from benchmarks import cleanup, reconcile
 from benchmarks.table import Shape
 from local_stack.postgres import PostgresServer
 
@@ -47,6 +47,7 @@ def main() -> None:
         PostgresServer(Path(folder), settings=_settings()) as server,
     ):
         figures = cleanup.run(server, Shape(rows=rows), say)
+        figures |= reconcile.run(server, say)
     target = BUILD / "bench.json"
     target.write_text(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=2) + "\n")
     for name, value in figures.items():

@@ -38,7 +38,7 @@ class FoundBlob:
 
     blob: Blob
     kind: BlobKind
-    #: None if its key is of no known layout.
+    #: None if its key is of no known layout; nobody asks that of a blob that is referenced.
     name: BlobName | None = None
 
     @property
@@ -80,7 +80,7 @@ def match(
         while reference is not None and wanted == key:
             referenced = True
             reference, wanted = next(reference_stream, _END)
-        name = formats.read(blob.key)
+        name = None if referenced else formats.read(blob.key)
         if referenced:
             kind = BlobKind.REFERENCED
         elif name is None or blob.key.startswith(ignored_prefixes):

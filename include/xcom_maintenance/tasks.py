@@ -181,7 +181,9 @@ def _run(
         report.mode, report.settings = mode, resolved.described()
         if planned is None:
             _begin(report, place, settings)
-        rights = {"may_delete": may_delete and mode == "enforce", "may_insert": may_insert and mode == "enforce"}
+        # Of a reconciliation the settings say whether it deletes rows, too.
+        deletes = may_delete or (report.dag_id == "xcom_orphan_reconciliation" and settings.delete_dangling_rows)
+        rights = {"may_delete": deletes and mode == "enforce", "may_insert": may_insert and mode == "enforce"}
         with _a_job(resolved, report, place, is_first=planned is None, needs_blobs=needs_blobs, rights=rights) as job:
             step(job)
         if not ends:

@@ -139,6 +139,12 @@ def reconciliation() -> dict[str, Param]:
             },
             description="What becomes of an orphan.",
         ),
+        "delete_dangling_rows": Param(
+            None,
+            type=["null", "boolean"],
+            title="Delete dangling rows",
+            description=f"Rows whose blob is gone, of finished runs: tasks then fail aloud. {_AS_CONFIGURED}",
+        ),
         **places(),
         **blob_places(),
     }

@@ -118,8 +118,22 @@ class Machine(RuleBasedStateMachine):
         # A blob in use, so that the base path is never without references; its run is not touched again.
         self.push_blob(self.first, "stock", "k1")
         self.commit(0)
+        # And two that only a look at all values keeps: one was handed on as a part of a longer text, and its row is no
+        # more; one lies in an archive alone.
+        self.new_run()
+        source = list(self.runs)[-1]
+        for key in ("k1", "k2"):
+            self.push_blob(source, "stock", key)
+            self.commit(0)
+        [(text,)] = self.sql("SELECT value #>> '{}' FROM xcom WHERE run_id = %s AND key = 'k1'", source).fetchall()
+        self.write_row(self.first, "handed on", {"from": [f"--in={text},x"]})
+        self.sql(
+            f"CREATE TABLE _airflow_deleted__xcom__0 AS SELECT * FROM xcom WHERE run_id = '{source}' AND key = 'k2'"
+        )
+        self.sql("DELETE FROM xcom WHERE run_id = %s", source)
+        self.end_run(source)
         self.end_run(self.first)
-        del self.runs[self.first]
+        del self.runs[self.first], self.runs[source]
         for kind in ("stock", "overwriting"):
             self.new_run()
             run_id = list(self.runs)[-1]

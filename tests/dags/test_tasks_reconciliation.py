@@ -134,6 +134,29 @@ def test_dangling_references_are_reported_and_their_rows_kept(
     assert len(history.rows()) == 3
 
 
+def test_on_request_rows_whose_blob_is_gone_are_deleted_but_none_of_an_unfinished_run(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    done, going = history.run("a", 3), history.run("a", 4, state="running")
+    references = {}
+    for run in (done, going):
+        references[run] = bucket.blob(run, age_days=3)
+        history.xcom(run, references[run], age_days=3)
+    history.xcom(done, f"it was at {references[done]}", age_days=3, key="a mention breaks no task")
+    history.xcom(done, bucket.blob(done, age_days=3), age_days=3, key="there")
+    back = bucket.blob(done, age_days=3)
+    history.xcom(done, back, age_days=3, key="put back")
+    for reference in (*references.values(), back):
+        key = reference.removeprefix(f"s3://aws_xcom@{bucket.name}/")
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    rows = history.rows()
+    found = bundle.find(run_id="r", mode="enforce", delete_dangling_rows=True)
+    assert found["dangling_references"] == 3
+    bucket.put(back.removeprefix(f"s3://aws_xcom@{bucket.name}/"))
+    assert bundle.sweep(found, run_id="r", mode="enforce", delete_dangling_rows=True)["dangling_rows_deleted"] == 1
+    assert rows - history.rows() == {("a", done.run_id, "t", -1, "return_value")}
+
+
 def test_a_row_that_appears_after_the_find_keeps_its_blob(
     bundle: Bundle, bucket: Bucket, history: History, referenced: str
 ) -> None:

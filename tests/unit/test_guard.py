@@ -64,6 +64,12 @@ def test_a_cleanup_that_took_blobs_with_their_rows_never_makes_a_reconciliation_
     assert objections(cleaned) == []
 
 
+def test_rows_are_not_deleted_because_a_whole_bucket_seems_to_be_gone() -> None:
+    emptied = replace(FINE, references=8_000, dangling_rows=7_000)
+    assert objections(emptied) == ["delete_dangling_rows"]
+    assert objections(replace(emptied, dangling_rows=50)) == []
+
+
 def test_limits_of_a_cleanup_apply_only_where_they_are_set() -> None:
     figures = CleanupFigures(rows=9_000, bytes=900_000, rows_in_table=10_000)
     assert judge_cleanup(figures, CleanupLimits()) == []

@@ -64,6 +64,8 @@ class ReconciliationFigures:
     references: int = 0
     #: When the last reconciliation of this base path looked; None if it is not known.
     references_before: int | None = None
+    #: Rows that would be deleted since their blobs are gone.
+    dangling_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,16 @@ def judge_reconciliation(figures: ReconciliationFigures, limits: ReconciliationL
                 "wrong base path looks like",
                 "blob_base_path",
                 "Check that the connection and the base path belong to the same Airflow",
+            )
+        )
+    if figures.dangling_rows >= SHRINKING_MATTERS_FROM and figures.dangling_rows > limits.shrink * figures.references:
+        objections.append(
+            Objection(
+                f"The blobs of {figures.dangling_rows:,} of {figures.references:,} references are gone, which is what "
+                "a wrong endpoint or an emptied bucket looks like",
+                "delete_dangling_rows",
+                "Check the blob connection; if the blobs are really gone, set max_reference_shrink to 1 for one run in "
+                "the trigger form",
             )
         )
     return objections + _judge_shrinking(figures, limits) + _judge_size(figures, limits)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import fields
 from datetime import datetime, timedelta
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 from typing import Any
 
 from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, PartialFailure, SharesFailed
-from include.xcom_maintenance.core.records import Blob
+from include.xcom_maintenance.core.records import Blob, RowReference
 from include.xcom_maintenance.jobs.deletion import Shard
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.jobs.ownership import claim
@@ -20,6 +22,8 @@ from include.xcom_maintenance.reports.report import Table
 
 #: What a task did, added up over its attempts, and over the tasks.
 _COUNTS = ("orphans_deleted", "orphan_bytes_deleted", "orphans_quarantined", "orphan_bytes_quarantined", "failed")
+#: Blobs that are looked up at once, before the rows that lead to them go.
+_HEADS_AT_ONCE = 1_000
 #: The phase of the tasks that worked at the same time: the longest of them.
 _SWEEPING = "sweep"
 
@@ -139,6 +143,8 @@ def finish(job: Job, shards: list[Shard]) -> None:
             f"{len(errors)} of {len(shards)} tasks did not sweep all their orphans: {'; '.join(sorted(set(errors)))}",
             remedy="What was done is counted. Clear the tasks that failed, or let the next run find the rest again",
         )
+    if job.settings.delete_dangling_rows and job.report.headline["dangling_references"]:
+        _delete_dangling(job)
     failed += purge(job)
     if failed:
         raise PartialFailure(
@@ -147,6 +153,29 @@ def finish(job: Job, shards: list[Shard]) -> None:
             remedy="See the report for what the store said; the next run tries again",
         )
     job.report.finish("enforced")
+
+
+def _delete_dangling(job: Job) -> None:
+    """Delete the rows whose blob the manifest says is gone, if it still is: a blob may have been put back."""
+    blobs, figures = blobs_of(job), job.report.headline
+    figures.setdefault("dangling_rows_deleted", 0)  # a second attempt adds to what the first one did
+    _, lines = _own_plan(job)
+    claim(blobs, job.identity)
+    names = [field.name for field in fields(RowReference)]
+    found = (line for line in lines if line["kind"] == "dangling")
+    origin = {"database": job.identity.owner, "dag_id": job.report.dag_id, "run_id": job.report.run_id}
+    with job.report.phase("delete dangling rows"):
+        for number in count(1):
+            batch = [RowReference(**{name: line[name] for name in names}) for line in islice(found, _HEADS_AT_ONCE)]
+            if not batch:
+                return
+            there = {blob.key for blob in blobs.head(list({reference.key for reference in batch}))}
+            gone = [reference for reference in batch if reference.key not in there]
+            archive = None
+            if job.archives.root is not None:
+                archive = partial(job.archives.write, f"dangling-{number:06}", **origin)
+            if gone:
+                figures["dangling_rows_deleted"] += job.metadata.delete_dangling(gone, archive=archive)
 
 
 def _disposed(job: Job) -> int:

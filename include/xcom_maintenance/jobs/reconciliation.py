@@ -220,6 +220,7 @@ def decide(job: Job) -> None:
                 orphan_bytes=orphans.bytes,
                 references=planned["references"],
                 references_before=last.references if last else None,
+                dangling_rows=sum(figures.dangling.values()) if settings.delete_dangling_rows else 0,
             ),
             ReconciliationLimits(
                 share=settings.max_orphan_share,

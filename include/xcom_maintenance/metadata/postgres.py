@@ -301,6 +301,28 @@ class PostgresMetadataStore:
         )
         return [references[number - 1] for (number,) in sorted(found)]
 
+    def delete_dangling(
+        self,
+        references: Sequence[RowReference],
+        *,
+        archive: Callable[[], AbstractContextManager[ArchiveSink]] | None = None,
+    ) -> int:
+        parameters = {**retention.STATES, **postgres_reconciliation.rows_of(references)}
+        delete = postgres_reconciliation.DELETE_DANGLING
+
+        def work(cursor: Any) -> int:
+            if self._may_lock_runs:  # a clear waits, or is seen
+                cursor.execute(postgres_reconciliation.RUNS_OF, parameters)
+                cursor.execute(retention.LOCK_RUNS, {"ids": [number for (number,) in cursor.fetchall()]})
+            if archive is None:
+                cursor.execute(delete, parameters)
+                return int(cursor.rowcount)
+            with archive() as sink:
+                returning = f"{delete} RETURNING {postgres_restore.ARCHIVE_LINE}"
+                return copy_out(cursor, postgres_restore.COPY_AS_LINES.format(deleting=returning), parameters, sink)
+
+        return self._session.change(work)
+
     def unfinished_runs(self, runs: Collection[Coordinates]) -> set[tuple[str, str]]:
         pairs = sorted({(run.dag_id, run.run_id) for run in runs})
         parameters = {"dag_ids": [p[0] for p in pairs], "run_ids": [p[1] for p in pairs], **retention.STATES}

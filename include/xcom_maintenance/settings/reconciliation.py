@@ -48,6 +48,8 @@ class ReconciliationSettings(BaseModel):
     #: What becomes of an orphan: quarantine moves it beside the base path, where it stays for so many days; or delete.
     disposal: Literal["quarantine", "delete"] = "quarantine"
     quarantine_days: Days = 30
+    #: Whether the rows of dangling references go, so that a task that pulls one fails aloud instead of getting a path.
+    delete_dangling_rows: bool = False
     #: A task gets at least about so many blobs to compare or orphans to sweep.
     shard_blobs: Positive = 250_000
     #: Layouts beside the known ones.

@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 
 from include.xcom_maintenance.core.blob_uri import BasePath
+from include.xcom_maintenance.core.causes import Cause, cause_of
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
 from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed
 from include.xcom_maintenance.core.reference_formats import HEX as ANY_HEX
@@ -397,6 +398,56 @@ def test_unfinished_runs_and_known_dags_are_told_from_others(store: MetadataStor
     asked = [Coordinates("a", run_id, "t") for run_id in ("done", "going", "waiting", "never")]
     assert store.unfinished_runs(asked) == {("a", "going"), ("a", "waiting")}
     assert store.known_dags(["a", "deleted", "stranger"]) == {"a", "deleted"}
+
+
+def test_what_is_still_known_about_the_tasks_of_blobs_is_told(store: MetadataStore, history: History) -> None:
+    history.run("a", 2, run_id="none")
+    again, moved = history.run("a", 3, run_id="again"), history.run("a", 4, run_id="moved")
+    history.xcom(again, f"s3://bucket/xcom/a/again/t/{BLOB}", age_days=3)
+    history.xcom(moved, f"s3://bucket/old/a/moved/t/{BLOB}", age_days=4)
+    history.xcom(history.run("a", 5, run_id="url"), "https://example.org/page", age_days=5)
+    died = history.run("a", 6, run_id="died", task_state="failed")
+    places = {
+        "again": Coordinates("a", "again", "t"),
+        "moved": Coordinates("a", "moved", "t"),
+        "url": Coordinates("a", "url", "t"),
+        "died": Coordinates("a", died.run_id, "t"),
+        "no task": Coordinates("a", "none", "other"),
+        "no run": Coordinates("a", "never", "t"),
+        "no dag": Coordinates("stranger", "never", "t"),
+    }
+    found = store.circumstances(list(places.values()), BASE)
+    written = days_ago(10)
+    assert {name: cause_of(written, found[place]) for name, place in places.items()} == {
+        "again": Cause.PUSHED_AGAIN,
+        "moved": Cause.BASE_PATH_MOVED,
+        "url": Cause.ROW_DELETED,
+        "died": Cause.WORKER_DIED,
+        "no task": Cause.TASK_INSTANCE_DELETED,
+        "no run": Cause.RUN_DELETED,
+        "no dag": Cause.DAG_DELETED,
+    }
+
+
+def test_rows_of_dangling_references_go_unless_they_changed_or_their_run_is_not_finished(
+    store: MetadataStore, history: History
+) -> None:
+    store.check(may_delete=True, reads_references=True)
+    done, going = history.run("a", 1), history.run("a", 2, state="running")
+    waiting = history.run("a", 3, task_state="deferred")
+    for run in (done, going, waiting):
+        history.xcom(run, f"s3://bucket/xcom/a/r/t/{BLOB}", age_days=1)
+    history.xcom(done, own_row(f"s3://bucket/xcom/a/r/t/{BLOB}.xcb"), age_days=1, key="own")
+    history.xcom(done, f"s3://bucket/xcom/b/r/t/{BLOB}", age_days=1, key="changed")
+    references = [reference for reference in store.references(BASE) if reference.whole]
+    assert len(references) == 5
+    history.connection.execute("UPDATE xcom SET value = '\"new\"' WHERE key = 'changed'")
+    assert store.delete_dangling(references) == 2
+    assert {(run_id, key) for _, run_id, _, _, key in history.rows()} == {
+        (going.run_id, "return_value"),
+        (waiting.run_id, "return_value"),
+        (done.run_id, "changed"),
+    }
 
 
 def test_sizes_add_up(store: MetadataStore, history: History) -> None:

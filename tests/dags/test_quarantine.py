@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from include.xcom_maintenance.blobs.files import FileBlobStore
+from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
 from include.xcom_maintenance.core.errors import StoreUnavailable
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from tests.support.bundle import Bundle, Outcome
@@ -272,3 +273,58 @@ def test_a_manifest_that_is_too_old_is_not_carried_out(
     with pytest.raises(Exception, match="max_manifest_age_days"):
         bundle.sweep(found, run_id="r", mode="enforce")
     assert orphan in folder.blobs()
+
+
+# -- decisions over several runs and several tasks --------------------------------------------------
+
+
+def test_references_that_vanish_without_their_blobs_stop_the_next_run_until_somebody_accepts_that(
+    bundle: Bundle, folder: Folder, history: History
+) -> None:
+    run = history.run("a", 20, run_id="old")
+    for number in range(120):
+        blob = folder.put(f"a/old/t/{uuid.uuid4()}", age_days=20)
+        history.xcom(run, f"file://{folder.base}/{blob}", age_days=20, key=str(number))
+    enforce(bundle)
+    before = folder.blobs()
+    history.connection.execute("DELETE FROM xcom WHERE run_id = 'old'")  # as airflow db clean would
+    for _ in range(2):
+        refused = bundle.run(DAG, mode="enforce")
+        assert "max_reference_shrink" in str(refused.error)
+        bundle.run(DAG).succeeded()  # a report does not make it acceptable
+    assert folder.blobs() == before
+    assert enforce(bundle, max_reference_shrink=1).report["headline"]["orphans_quarantined"] == 120
+
+
+def test_several_tasks_find_and_sweep_what_one_would(bundle: Bundle, folder: Folder, history: History) -> None:
+    history.dag("b")
+    orphans = {folder.orphan("ab"[number % 2]) for number in range(30)}
+    alone = bundle.run(DAG).succeeded()
+    bundle.variable = {"shard_blobs": 5}
+    outcome = enforce(bundle)
+    assert len({line["key"] for line in outcome.manifest("orphan")}) == len(orphans)
+    assert {line["key"] for line in outcome.manifest("orphan")} == {line["key"] for line in alone.manifest("orphan")}
+    assert len(outcome.table("Orphans swept, by task")) == 6
+    assert set(folder.in_quarantine()) == orphans
+    assert outcome.report["headline"]["orphans_quarantined"] == 30
+
+
+def test_a_find_that_did_not_end_is_never_taken_for_one_that_found_nothing(bundle: Bundle, folder: Folder) -> None:
+    folder.orphan()
+    planned = bundle.task(DAG, "plan", run_id="r", mode="enforce")
+    with pytest.raises(Exception, match="nothing can be concluded"):
+        bundle.task(DAG, "decide", planned, run_id="r", mode="enforce")
+
+
+def test_a_copy_is_not_taken_back_if_the_store_deleted_the_original_and_said_that_it_failed(
+    bundle: Bundle, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphan = folder.orphan()
+    delete = FileBlobStore._delete
+
+    def deletes_and_fails(*args: Any) -> Deletion:
+        return Deletion(delete(*args).blob, DeleteResult.FAILED, "timed out")
+
+    monkeypatch.setattr(FileBlobStore, "_delete", deletes_and_fails)
+    assert "1 blobs could not be disposed of" in str(bundle.run(DAG, mode="enforce").error)
+    assert set(folder.in_quarantine()) == {orphan}

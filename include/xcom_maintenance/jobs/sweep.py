@@ -134,7 +134,7 @@ def sweep(
                 if deletion.result is DeleteResult.GONE:
                     gone.add(deletion.blob.key)
         if quarantine:
-            _take_back(quarantine, [blob.key for blob in copied if blob.key not in gone])
+            _take_back(quarantine, blobs, [blob.key for blob in copied if blob.key not in gone])
         progress.add(len(batch))
         if looking > _SHARE_OF_LOOKING * (time.monotonic() - started):
             size = min(2 * size, _MOST)
@@ -188,10 +188,10 @@ def _copy(batch: Sequence[Blob], blobs: BlobStore, quarantine: Quarantine, into:
     return copied
 
 
-def _take_back(quarantine: Quarantine, keys: Sequence[str]) -> None:
-    """Delete the copies of blobs that stayed after all."""
+def _take_back(quarantine: Quarantine, blobs: BlobStore, keys: Sequence[str]) -> None:
+    """Delete the copies of blobs that stayed after all, and are seen to: a store may fail a delete and yet do it."""
     if keys:
-        copies = quarantine.store.head([quarantine.key(key) for key in keys])
+        copies = quarantine.store.head([quarantine.key(blob.key) for blob in blobs.head(keys)])
         for _ in quarantine.store.delete_unchanged(copies):
             pass
 

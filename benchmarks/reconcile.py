@@ -125,6 +125,8 @@ def _against_servers(server: PostgresServer, s3: RcloneS3, say: Callable[[str], 
     bare = DELETED / (time.monotonic() - started)
 
     with _reconciliation(server, s3) as ours:
+        with ours.job():
+            pass  # in a task Airflow is imported, and file systems known, before the work begins
         started = time.monotonic()
         for phase in ("plan", "find", "decide"):
             getattr(ours, phase)()

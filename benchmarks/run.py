@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import audit, backend, cleanup
+from benchmarks import audit, backend, cleanup, reconcile
 from benchmarks.table import Shape
 from local_stack.postgres import PostgresServer
 
@@ -18,6 +18,7 @@ from local_stack.postgres import PostgresServer
 PARTS: dict[str, Callable[[PostgresServer, Shape, Callable[[str], None]], dict[str, float]]] = {
     "cleanup": cleanup.run,
     "audit": audit.run,
+    "reconcile": lambda server, _shape, say: reconcile.run(server, say),
     "backend": lambda _server, _shape, say: backend.run(say),
 }
 BUILD = Path(__file__).parent.parent / "build"

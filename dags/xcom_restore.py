@@ -8,6 +8,8 @@ hand.
   and task instance are still there. They return just as they were, timestamps included.
 * **What does not:** a row that is there is left as it is; a row whose blob is gone stays away, since a task would be
   given a path instead of a value. An archive of another database is refused.
+* **Blobs:** with `quarantine` filled in, puts blobs back that the reconciliation moved into quarantine, those of the
+  chosen DAGs, runs and tasks; never over a blob that is there.
 * **Mode:** `report` (the default) counts and changes nothing. `enforce` restores.
 * **Before the next cleanup:** it would delete the rows again. Put a rule with `hold: true` first in `retention`.
 

@@ -80,7 +80,11 @@ def ask(context: Any, planned: Mapping[str, Any]) -> tuple[str, str, timedelta] 
     if report.approval and report.approval.startswith(Approval.GIVEN):
         return None
     report.status, report.finished_at = "waiting", None
-    subject = f"Delete {planned['rows_to_delete']:,} XCom rows ({human_bytes(planned['bytes_to_delete'])})?"
+    if "orphan_blobs" in planned:
+        what = "Delete" if settings.disposal == "delete" else "Move into quarantine"
+        subject = f"{what} {planned['orphan_blobs']:,} orphan blobs ({human_bytes(planned['orphan_bytes'])})?"
+    else:
+        subject = f"Delete {planned['rows_to_delete']:,} XCom rows ({human_bytes(planned['bytes_to_delete'])})?"
     warning = tell(
         notify.WAITING_APPROVAL,
         f"{subject} {report.objections[0]['problem']}. No answer in {settings.approval_timeout_hours:g} h means no.",

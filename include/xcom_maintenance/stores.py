@@ -34,6 +34,8 @@ class ConfiguredBlobs:
     """The blob store, and what below its base path belongs to somebody else."""
 
     store: BlobStore
+    #: Beside the base path, in the same bucket.
+    quarantine: BlobStore
     #: Relative to the base path: the prefix of Airflow's state store, if it lies below.
     ignored_prefixes: tuple[str, ...] = ()
 
@@ -77,6 +79,7 @@ def open_metadata(settings: Settings) -> PostgresMetadataStore:
         statement_timeout=settings.statement_timeout_seconds,
         retry_seconds=settings.retry_seconds,
         accepted_revision=settings.accept_schema_revision,
+        formats=settings.formats,
     )
 
 
@@ -105,11 +108,12 @@ def open_blobs(resolved: Resolved) -> ConfiguredBlobs | None:
     source = resolved.sources.get("blob_base_path")
     setting = source if source in {_STOCK_BACKEND, _OWN_BACKEND} else "blob_base_path"
     base = BasePath.parse(text, setting=setting)
-    return ConfiguredBlobs(_open_store(settings, base, setting), _state_store_prefixes(base))
+    store, quarantine = _open_stores(settings, base, setting)
+    return ConfiguredBlobs(store, quarantine, _state_store_prefixes(base))
 
 
-def _open_store(settings: Settings, base: BasePath, setting: str) -> BlobStore:
-    """The adapter for the scheme of the base path."""
+def _open_stores(settings: Settings, base: BasePath, setting: str) -> tuple[BlobStore, BlobStore]:
+    """The adapter for the scheme of the base path, and another one for the quarantine beside it."""
     conn_id, scheme = settings.blob_conn_id or base.uri.conn_id, base.uri.scheme
     if settings.inventory_manifest is not None and scheme != "s3":
         raise ConfigurationError(
@@ -119,16 +123,23 @@ def _open_store(settings: Settings, base: BasePath, setting: str) -> BlobStore:
         )
     if scheme == "s3":
         client, deleting_client = _s3_clients(conn_id, "blob_conn_id")
-        store = S3BlobStore(client, base, setting=setting, deleting_client=deleting_client)
+        store, quarantine = (
+            S3BlobStore(client, place, setting=setting, deleting_client=deleting_client)
+            for place in (base, base.quarantine)
+        )
         if settings.inventory_manifest is not None:
-            return _inventoried(store, client, settings.inventory_manifest)
-        return store
+            return _inventoried(store, client, settings.inventory_manifest), quarantine
+        return store, quarantine
     if scheme == "gs":
-        return GcsBlobStore(_gcs_client(conn_id, base, setting), base, setting=setting)
+        gcs = _gcs_client(conn_id, base, setting)
+        return GcsBlobStore(gcs, base, setting=setting), GcsBlobStore(gcs, base.quarantine, setting=setting)
     if scheme == "abfs":
-        return AzureBlobStore(_azure_client(conn_id, base, setting), base, setting=setting)
+        azure = _azure_client(conn_id, base, setting)
+        return AzureBlobStore(azure, base, setting=setting), AzureBlobStore(azure, base.quarantine, setting=setting)
     if scheme == "file":
-        return FileBlobStore(base, setting=setting)
+        return FileBlobStore(base, setting=setting), FileBlobStore(
+            base.quarantine, setting=setting, may_be_missing=True
+        )
     raise ConfigurationError(
         f"Blobs on {scheme}:// are not supported",
         setting=setting,

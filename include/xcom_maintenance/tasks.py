@@ -83,35 +83,60 @@ def run_apply(
     return _run(step, planned=planned, may_delete=may_delete, may_insert=may_insert, needs_blobs=True, kind=kind)
 
 
-def run_part(step: Callable[[Job], _T], planned: Mapping[str, Any]) -> _T:
+def run_part(
+    step: Callable[[Job], _T], planned: Mapping[str, Any], *, may_delete: bool = True, reports: bool = False
+) -> _T:
     """Run a step between the two, perhaps beside others of its kind, which leaves the report to the last one.
 
     :param planned: the summary of the first step.
+    :param may_delete: whether it deletes rows.
+    :param reports: whether the step changes nothing, so that it is run in both modes.
     :returns: what the step does.
     :raises AirflowSkipException: as ``run_apply``, or if the plan was rejected.
     """
     results: list[_T] = []
-    _run(lambda job: results.append(step(job)), planned=planned, may_delete=True, needs_blobs=True, ends=False)
+    _run(
+        lambda job: results.append(step(job)),
+        planned=planned,
+        may_delete=may_delete,
+        needs_blobs=True,
+        ends=False,
+        reports=reports,
+    )
     return results[0]
 
 
-def run_finish(step: Callable[[Job], None], planned: Mapping[str, Any] | None, *, begun: bool) -> dict[str, Any]:
+def run_decide(step: Callable[[Job], None], planned: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the step that ends a plan which several tasks have made, in both modes; it changes nothing.
+
+    :param planned: the summary of the first step.
+    :returns: a small summary, as ``run_plan``.
+    """
+    return _run(step, planned=planned, may_delete=False, needs_blobs=True, reports=True)
+
+
+def run_finish(
+    step: Callable[[Job], None], planned: Mapping[str, Any] | None, *, begun: bool, may_delete: bool = True
+) -> dict[str, Any]:
     """Run the last step, whatever became of those before it.
 
     :param planned: the summary of the first step; None if it failed.
     :param begun: whether the plan began to be carried out.
+    :param may_delete: whether it deletes rows.
     :raises AirflowFailException: if a step before it failed so that there is nothing to finish.
     """
     from airflow.providers.common.compat.sdk import AirflowFailException
 
     try:
         if planned is None:
-            raise FailedBefore("There is nothing to finish, because the task plan has failed", remedy="See its log")
+            raise FailedBefore(
+                "There is nothing to finish, because there is no plan", remedy="See the logs of the tasks"
+            )
         if not begun and planned["mode"] == "enforce":
             _why_not_begun(planned)
     except (ConfigurationError, FailedBefore) as error:
         raise AirflowFailException(str(error)) from error
-    return run_apply(step, planned)
+    return run_apply(step, planned, may_delete=may_delete)
 
 
 def _why_not_begun(planned: Mapping[str, Any]) -> None:
@@ -146,6 +171,7 @@ def _run(
     needs_blobs: bool | None = True,
     kind: type[Settings] = Settings,
     ends: bool = True,
+    reports: bool = False,
 ) -> dict[str, Any]:
     """Run a step; one that does not end the run leaves the report alone unless it fails."""
     from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
@@ -158,7 +184,7 @@ def _run(
     try:
         resolved = resolve(params_of(context), kind)
         settings, mode = resolved.settings, resolved.settings.mode_of(report.dag_id)
-        if planned is not None and "report" in (mode, planned["mode"]):
+        if planned is not None and not reports and "report" in (mode, planned["mode"]):
             raise AirflowSkipException("The mode is report, so nothing is changed.")
         place = ReportPlace(stores.report_root(settings), report.dag_id, report.run_id)
         if planned is not None:
@@ -170,7 +196,9 @@ def _run(
         report.mode, report.settings = mode, resolved.described()
         if planned is None:
             _begin(report, place, settings)
-        rights = {"may_delete": may_delete and mode == "enforce", "may_insert": may_insert and mode == "enforce"}
+        # Of a reconciliation the settings say whether it deletes rows, too.
+        deletes = may_delete or (report.dag_id == "xcom_orphan_reconciliation" and settings.delete_dangling_rows)
+        rights = {"may_delete": deletes and mode == "enforce", "may_insert": may_insert and mode == "enforce"}
         with _a_job(resolved, report, place, is_first=planned is None, needs_blobs=needs_blobs, rights=rights) as job:
             step(job)
             breaches = job.breaches
@@ -251,6 +279,7 @@ def _a_job(
             metadata=metadata,
             identity=identity,
             blobs=configured.store if configured else None,
+            quarantine=configured.quarantine if configured else None,
             ignored_prefixes=configured.ignored_prefixes if configured else (),
             report=report,
             place=place,

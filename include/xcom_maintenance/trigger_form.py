@@ -20,6 +20,22 @@ def mode() -> Param:
     )
 
 
+def on_limit() -> Param:
+    return Param(
+        None,
+        type=["null", "string"],
+        enum=[None, "ask", "approve", "refuse"],
+        title="Above a limit",
+        values_display={
+            "null": "as configured",
+            "ask": "ask: wait for an answer",
+            "approve": "approve: carry it out unasked",
+            "refuse": "refuse: change nothing",
+        },
+        description="What becomes of a plan above one of the limits.",
+    )
+
+
 def number(title: str, description: str, **schema: Any) -> Param:
     """A number, or nothing."""
     return Param(None, type=["null", "number"], title=title, description=f"{description} {_AS_CONFIGURED}", **schema)
@@ -73,19 +89,7 @@ def cleanup() -> dict[str, Param]:
             exclusiveMinimum=0,
             maximum=1,
         ),
-        "on_limit": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, "ask", "approve", "refuse"],
-            title="Above a limit",
-            values_display={
-                "null": "as configured",
-                "ask": "ask: wait for an answer",
-                "approve": "approve: carry it out unasked",
-                "refuse": "refuse: change nothing",
-            },
-            description="What becomes of a plan above one of the limits.",
-        ),
+        "on_limit": on_limit(),
         "max_minutes": number("Time budget (minutes)", "Stop then; the next run goes on.", exclusiveMinimum=0),
         "archive_path": text("Archive path", "Where rows are kept before they are deleted."),
         **places(),
@@ -118,9 +122,36 @@ def reconciliation() -> dict[str, Param]:
         "grace_period_days": number("Grace period (days)", "Younger blobs are never orphans.", minimum=1),
         "max_orphan_share": number(
             "Orphan limit (share)",
-            "Stop, and change nothing, above this share of the blobs.",
+            "More orphans than this share of the blobs need approval.",
             exclusiveMinimum=0,
             maximum=1,
+        ),
+        "max_orphan_blobs": integer("Orphan limit", "More orphan blobs need approval.", minimum=1),
+        "max_orphan_bytes": integer("Orphan limit (bytes)", "Orphans of more bytes need approval.", minimum=1),
+        "on_limit": on_limit(),
+        "max_reference_shrink": number(
+            "Reference shrinking limit (share)",
+            "Refuse if more than this share of the references has gone since the last run and left orphans.",
+            exclusiveMinimum=0,
+            maximum=1,
+        ),
+        "disposal": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, "quarantine", "delete"],
+            title="Disposal",
+            values_display={
+                "null": "as configured",
+                "quarantine": "quarantine: move beside the base path",
+                "delete": "delete for good",
+            },
+            description="What becomes of an orphan.",
+        ),
+        "delete_dangling_rows": Param(
+            None,
+            type=["null", "boolean"],
+            title="Delete dangling rows",
+            description=f"Rows whose blob is gone, of finished runs: tasks then fail aloud. {_AS_CONFIGURED}",
         ),
         **places(),
         **blob_places(),
@@ -144,6 +175,13 @@ def restore() -> dict[str, Param]:
             title="Archive",
             description="A folder or a file: its address, or its path below the archive path, such as "
             "xcom_cleanup/scheduled__2026-01-31T02:00:00+00:00. Empty: the error says what there is.",
+        ),
+        "quarantine": Param(
+            None,
+            type=["null", "string"],
+            title="Quarantine",
+            description="Put blobs back instead of rows: what a run of xcom_orphan_reconciliation moved into "
+            "quarantine, by its run id, its manifest or its folder there; or all.",
         ),
         "dag_ids": _choice("DAGs"),
         "run_ids": _choice("Runs"),

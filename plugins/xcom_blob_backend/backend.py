@@ -73,6 +73,11 @@ class XComBlobBackend(BaseXCom):  # type: ignore[misc]  # mypy is not shown Airf
         where: dict[str, Any] = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "map_index": map_index}
         await super().aset(key, ready, **where, **options)
 
+    @classmethod
+    def probe_report(cls) -> dict[str, float | None]:
+        """What the last push of this process spent on encryption, in seconds; None if it encrypted nothing."""
+        return {"encryption_seconds": transfer.last_push.encryption_seconds}
+
     # -- pull ---------------------------------------------------------------------------------------------------------
 
     @staticmethod

@@ -42,6 +42,15 @@ class Place(NamedTuple):
         return self.base.uri(self.name)
 
 
+class LastPush:
+    """What the last push of this process took besides its storing."""
+
+    encryption_seconds: float | None = None
+
+
+last_push = LastPush()
+
+
 def save(value: Any, at: Coordinates) -> Any:
     """Store a value; returns what its row is to hold.
 
@@ -49,6 +58,7 @@ def save(value: Any, at: Coordinates) -> Any:
     :raises ValueTooLarge: if it is above ``max_value_bytes``.
     :raises StoreFailed: if the store does not take it.
     """
+    last_push.encryption_seconds = None
     if value is None or at.key in _READ_BY_THE_SCHEDULER:
         return _encode(value, at).inline
     started = time.perf_counter()
@@ -185,9 +195,12 @@ def seal(encoded: values.Encoded, at: Coordinates, name: str, *, encrypt: bool =
 
     if len(payload) > crypto.MAX_BYTES:
         raise ValueTooLarge(f"The value of {at} has {len(payload)} bytes, more than can be encrypted at once (2 GiB)")
+    started = time.perf_counter()
     keys, salt = _keys(limits.encryption_keys), crypto.new_salt()
     header = Header(at, name, encoded.encoding, codec, raw_bytes, key_id=keys.sealing, salt=salt).pack()
-    return join(header, keys.seal(payload, header=header, key_id=keys.sealing, salt=salt))
+    sealed = keys.seal(payload, header=header, key_id=keys.sealing, salt=salt)
+    last_push.encryption_seconds = time.perf_counter() - started
+    return join(header, sealed)
 
 
 def unseal(blob: bytes, *, name: str, asked: Coordinates | None, where: str) -> tuple[Any, int]:

@@ -19,7 +19,7 @@ from xcom_blob_backend import XComBlobBackend, store
 from xcom_blob_backend.errors import BlobMisplaced, StoreFailed, ValueTooLarge
 from xcom_blob_backend.reference import BlobReference
 
-from tests.backend.conftest import AT, Configure, files_in
+from tests.backend.conftest import AT, KEYS, Configure, files_in
 
 HERE = {name: AT[name] for name in ("dag_id", "run_id", "task_id")}
 
@@ -308,3 +308,18 @@ def test_pushes_from_many_threads_do_not_mix(on_files: Path) -> None:
         thread.join()
     for n, row in rows.items():
         assert XComBlobBackend.deserialize_value(comms.XComResult(key="k", value=row)) == [n] * 50
+
+
+def test_the_probe_is_told_what_encryption_took_and_nothing_where_there_is_none(
+    supervisor: Supervisor, configure: Configure, folder: Path
+) -> None:
+    configure(path=f"file://{folder}", threshold=100)
+    XComBlobBackend.set("k", "x" * 1_000, **HERE)
+    assert XComBlobBackend.probe_report() == {"encryption_seconds": None}
+    configure(path=f"file://{folder}", threshold=100, encryption_keys=f"new:{KEYS['new']}")
+    XComBlobBackend.set("k", "x" * 1_000, **HERE)
+    seconds = XComBlobBackend.probe_report()["encryption_seconds"]
+    assert seconds is not None
+    assert 0 < seconds < 10
+    XComBlobBackend.set("k", "small", **HERE)
+    assert XComBlobBackend.probe_report() == {"encryption_seconds": None}

@@ -10,8 +10,11 @@ import psycopg2
 import pytest
 
 from include.xcom_maintenance.core.blob_uri import BasePath
+from include.xcom_maintenance.core.causes import Cause, cause_of
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
 from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed
+from include.xcom_maintenance.core.reference_formats import HEX as ANY_HEX
+from include.xcom_maintenance.core.reference_formats import KNOWN, layout
 from include.xcom_maintenance.metadata.port import MetadataStore, UnparsableReference
 from tests.conftest import Database
 from tests.support.history import NOW, History, SeededRun, days_ago
@@ -248,6 +251,93 @@ def test_a_blob_whose_name_stands_anywhere_in_a_value_counts_as_referenced(
     }
 
 
+HEX = "5f0c0a6b9d1e4b7f8a2c3d4e5f6a7b8c"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"s3://bucket/xcom/a/r/t/{HEX}.json",
+        f"s3%3A%2F%2Fbucket%2Fxcom%2Fa%2Fr%2Ft%2F{HEX}.json",
+        f"deadbeef{HEX}",
+        {"name": HEX.upper()},
+        "0" * 5_000 + HEX,
+        HEX + "0" * 5_000,
+    ],
+)
+def test_a_name_without_dashes_counts_wherever_it_begins(database: Database, history: History, value: object) -> None:
+    history.xcom(history.run("a", 1), value, age_days=1)
+    declared = database.store(formats=KNOWN.and_also([layout("hex", f"a/(?P<unique>{ANY_HEX})")]))
+    with declared:
+        assert declared.referenced([f"a/{HEX}", f"a/{HEX.replace('5', '6')}", f"a/r/t/{BLOB}"]) == {f"a/{HEX}"}
+
+
+TI = "019a2f6e-1c1d-7b3a-8f52-9a5d4d1c7e10"
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        (f"s3://c@bucket/xcom/a/r/t/ti-{TI}/k.json", {"k.json"}),
+        ({"in": [f"s3://bucket/xcom/a/r/t/ti-{TI}/k.json.gz"]}, {"k.json", "k.json.gz"}),
+        (f"s3://bucket/xcom/a/r/t/ti-{TI}/return_value.json", set()),
+        (f"ti-{TI}", {"k.json", "k.json.gz"}),
+        (f"ti-{TI}%2Fother.json", {"k.json", "k.json.gz"}),
+        (f"x/ti-{TI}/other.json,x/ti-{TI}/k.json", {"k.json"}),
+        (f"x/{BLOB}/{TI}", {"k.json", "k.json.gz"}),
+    ],
+)
+def test_a_path_that_is_overwritten_is_verified_by_its_file_and_not_by_the_id_that_others_share(
+    store: MetadataStore, history: History, value: object, meant: set[str]
+) -> None:
+    history.xcom(history.run("a", 1), value, age_days=1)
+    keys = [f"a/r/t/ti-{TI}/{file}" for file in ("k.json", "k.json.gz")]
+    assert {key.rsplit("/", 1)[-1] for key in store.referenced(keys)} == meant
+
+
+def own_row(uri: str) -> dict[str, object]:
+    """As ``xcom_blob_backend.reference`` writes it."""
+    data = {"uri": uri, "bytes": 10, "stored_bytes": 5}
+    return {"__classname__": "xcom_blob_backend.BlobReference", "__version__": 1, "__data__": data}
+
+
+def test_references_of_every_known_format_are_read(store: MetadataStore, history: History) -> None:
+    """Rows as the backends write them."""
+    run = history.run("a", 1)
+    place, bare = f"a/r/t/{BLOB}", f"s3_xcom_{BLOB}"
+    hive = BLOB.replace("1", "2")
+    values: dict[str, tuple[object, str, bool]] = {
+        "stock": (f"s3://aws_xcom@bucket/xcom/{place}", place, True),
+        "stock, no connection, compressed": (f"s3://bucket/xcom/{place}.gz", f"{place}.gz", True),
+        "by task instance": (f"s3://aws_xcom@bucket/xcom/a/r/t/ti-{TI}/k.json", f"a/r/t/ti-{TI}/k.json", True),
+        "own": (own_row(f"s3://c@bucket/xcom/a/r/t/{BLOB}.xcb"), f"a/r/t/{BLOB}.xcb", True),
+        "own, nested": ({"x": own_row(f"s3://bucket/xcom/d/r/t/{BLOB}.xcb")}, f"d/r/t/{BLOB}.xcb", False),
+        "bare key": (bare, bare, False),
+        "bare key of gcs": (f"gcs_xcom_{BLOB}", f"gcs_xcom_{BLOB}", False),
+        "scheme of its own": (f"xcom_s3://xcom/r/t/data_{BLOB}.csv", f"r/t/data_{BLOB}.csv", False),
+        "scheme of its own, no prefix": (f"xcom_s3://data_{hive}.csv", f"data_{hive}.csv", False),
+        "object": ({"bucket": "bucket", "s3_key": f"xcom/b/r/t/{BLOB}"}, f"b/r/t/{BLOB}", True),
+        "nested object": ({"x": [{"bucket": "bucket", "key": f"xcom/c/r/t/{BLOB}"}]}, f"c/r/t/{BLOB}", False),
+    }
+    for key, (value, *_) in values.items():
+        history.xcom(run, value, age_days=1, key=key)
+    for number, elsewhere in enumerate(
+        ({"bucket": "other", "key": "xcom/1"}, {"bucket": "bucket", "key": "elsewhere/1"}, "s3_export", "xcom_s3:/x")
+    ):
+        history.xcom(run, elsewhere, age_days=1, key=f"elsewhere {number}")
+    found = {r.xcom_key: (r.key, r.whole) for r in store.references(BASE)}
+    assert found == {key: (blob, whole) for key, (_, blob, whole) in values.items()}
+
+
+@pytest.mark.parametrize("text", ["{},s3://other/x", "{};s3://bucket/xcom/../y", "s3://bucket/xcom/a//t/" + BLOB])
+def test_a_list_of_references_counts_for_each_of_them_and_does_not_stop_the_run(
+    store: MetadataStore, history: History, text: str
+) -> None:
+    history.xcom(history.run("a", 1), text.format(f"s3://bucket/xcom/a/r/t/{BLOB}"), age_days=1)
+    list(store.references(BASE))
+    assert store.referenced([f"a/r/t/{BLOB}"]) == {f"a/r/t/{BLOB}"}
+
+
 def test_blobs_of_archived_rows_count_as_referenced(store: MetadataStore, history: History) -> None:
     history.xcom(history.run("ä", 1), f"s3://bucket/xcom/ä/r/t/{BLOB}", age_days=1)
     for name, value in {
@@ -308,6 +398,56 @@ def test_unfinished_runs_and_known_dags_are_told_from_others(store: MetadataStor
     asked = [Coordinates("a", run_id, "t") for run_id in ("done", "going", "waiting", "never")]
     assert store.unfinished_runs(asked) == {("a", "going"), ("a", "waiting")}
     assert store.known_dags(["a", "deleted", "stranger"]) == {"a", "deleted"}
+
+
+def test_what_is_still_known_about_the_tasks_of_blobs_is_told(store: MetadataStore, history: History) -> None:
+    history.run("a", 2, run_id="none")
+    again, moved = history.run("a", 3, run_id="again"), history.run("a", 4, run_id="moved")
+    history.xcom(again, f"s3://bucket/xcom/a/again/t/{BLOB}", age_days=3)
+    history.xcom(moved, f"s3://bucket/old/a/moved/t/{BLOB}", age_days=4)
+    history.xcom(history.run("a", 5, run_id="url"), "https://example.org/page", age_days=5)
+    died = history.run("a", 6, run_id="died", task_state="failed")
+    places = {
+        "again": Coordinates("a", "again", "t"),
+        "moved": Coordinates("a", "moved", "t"),
+        "url": Coordinates("a", "url", "t"),
+        "died": Coordinates("a", died.run_id, "t"),
+        "no task": Coordinates("a", "none", "other"),
+        "no run": Coordinates("a", "never", "t"),
+        "no dag": Coordinates("stranger", "never", "t"),
+    }
+    found = store.circumstances(list(places.values()), BASE)
+    written = days_ago(10)
+    assert {name: cause_of(written, found[place]) for name, place in places.items()} == {
+        "again": Cause.PUSHED_AGAIN,
+        "moved": Cause.BASE_PATH_MOVED,
+        "url": Cause.ROW_DELETED,
+        "died": Cause.WORKER_DIED,
+        "no task": Cause.TASK_INSTANCE_DELETED,
+        "no run": Cause.RUN_DELETED,
+        "no dag": Cause.DAG_DELETED,
+    }
+
+
+def test_rows_of_dangling_references_go_unless_they_changed_or_their_run_is_not_finished(
+    store: MetadataStore, history: History
+) -> None:
+    store.check(may_delete=True, reads_references=True)
+    done, going = history.run("a", 1), history.run("a", 2, state="running")
+    waiting = history.run("a", 3, task_state="deferred")
+    for run in (done, going, waiting):
+        history.xcom(run, f"s3://bucket/xcom/a/r/t/{BLOB}", age_days=1)
+    history.xcom(done, own_row(f"s3://bucket/xcom/a/r/t/{BLOB}.xcb"), age_days=1, key="own")
+    history.xcom(done, f"s3://bucket/xcom/b/r/t/{BLOB}", age_days=1, key="changed")
+    references = [reference for reference in store.references(BASE) if reference.whole]
+    assert len(references) == 5
+    history.connection.execute("UPDATE xcom SET value = '\"new\"' WHERE key = 'changed'")
+    assert store.delete_dangling(references) == 2
+    assert {(run_id, key) for _, run_id, _, _, key in history.rows()} == {
+        (going.run_id, "return_value"),
+        (waiting.run_id, "return_value"),
+        (done.run_id, "changed"),
+    }
 
 
 def test_an_empty_database_has_nothing(store: MetadataStore) -> None:

@@ -91,11 +91,11 @@ def test_a_base_path_that_somebody_else_claims_meanwhile_is_left_alone(
 ) -> None:
     history.xcom(old, bucket.blob(old, age_days=30), age_days=30)
     bucket.put(f"xcom/a/gone/t/{uuid.uuid4()}", age_days=30)
-    planned = bundle.task(dag_id, "plan" if dag_id == CLEANUP else "find", run_id="r", mode="enforce")
+    planned = plan(bundle) if dag_id == CLEANUP else bundle.find(run_id="r", mode="enforce")
     bucket.put(MARKER, b'{"owner": "7000000000000000000/production"}')
     before = bucket.listing()
     with pytest.raises(AirflowFailException, match="7000000000000000000/production"):
-        bundle.task(dag_id, "share_out" if dag_id == CLEANUP else "sweep", planned, run_id="r", mode="enforce")
+        bundle.task(dag_id, "share_out", planned, run_id="r", mode="enforce")
     assert bucket.listing() == before
     assert len(history.rows()) == 1
 

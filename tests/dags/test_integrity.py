@@ -47,7 +47,7 @@ def test_no_dag_lacks_tags_retries_documentation_or_a_guard_against_itself(bag: 
     assert all(task.owner != "airflow" for task in dag.tasks)
     assert dag.has_on_failure_callback
     # Of shares that failed the task after them tells, once for all.
-    assert {task.task_id for task in dag.tasks if not task.has_on_failure_callback} <= {"delete_rows"}
+    assert {task.task_id for task in dag.tasks if not task.has_on_failure_callback} <= {"delete_rows", "sweep"}
     assert dag.doc_md
     assert dag.max_active_runs == 1
     assert not dag.catchup

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from include.xcom_maintenance.reports.report import Approval
 from tests.dags.conftest import Bucket
 from tests.support.bundle import Bundle
 from tests.support.history import History, SeededRun
@@ -47,7 +48,7 @@ def test_enforce_mode_deletes_exactly_the_orphans_that_the_report_listed(
     orphans = {orphan_of(bucket, dag_id) for dag_id in ("a", "a", "b")}
     listed = bundle.run(DAG).succeeded()
     before = bucket.listing()
-    enforced = bundle.run(DAG, mode="enforce").succeeded()
+    enforced = bundle.run(DAG, mode="enforce", disposal="delete").succeeded()
     assert before - bucket.listing() == orphans
     assert {f"xcom/{line['key']}" for line in listed.manifest("orphan")} == orphans
     assert enforced.report["headline"]["orphans_deleted"] == 3
@@ -133,15 +134,38 @@ def test_dangling_references_are_reported_and_their_rows_kept(
     assert len(history.rows()) == 3
 
 
+def test_on_request_rows_whose_blob_is_gone_are_deleted_but_none_of_an_unfinished_run(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    done, going = history.run("a", 3), history.run("a", 4, state="running")
+    references = {}
+    for run in (done, going):
+        references[run] = bucket.blob(run, age_days=3)
+        history.xcom(run, references[run], age_days=3)
+    history.xcom(done, f"it was at {references[done]}", age_days=3, key="a mention breaks no task")
+    history.xcom(done, bucket.blob(done, age_days=3), age_days=3, key="there")
+    back = bucket.blob(done, age_days=3)
+    history.xcom(done, back, age_days=3, key="put back")
+    for reference in (*references.values(), back):
+        key = reference.removeprefix(f"s3://aws_xcom@{bucket.name}/")
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    rows = history.rows()
+    found = bundle.find(run_id="r", mode="enforce", delete_dangling_rows=True)
+    assert found["dangling_references"] == 3
+    bucket.put(back.removeprefix(f"s3://aws_xcom@{bucket.name}/"))
+    assert bundle.sweep(found, run_id="r", mode="enforce", delete_dangling_rows=True)["dangling_rows_deleted"] == 1
+    assert rows - history.rows() == {("a", done.run_id, "t", -1, "return_value")}
+
+
 def test_a_row_that_appears_after_the_find_keeps_its_blob(
     bundle: Bundle, bucket: Bucket, history: History, referenced: str
 ) -> None:
     run = history.run("a", 1)
     blob = bucket.blob(run, age_days=30)
-    found = bundle.task(DAG, "find", run_id="r", mode="enforce")
+    found = bundle.find(run_id="r", mode="enforce")
     assert found["orphan_blobs"] == 1
     history.xcom(run, {"deep": [blob]}, age_days=0)
-    swept = bundle.task(DAG, "sweep", found, run_id="r", mode="enforce")
+    swept = bundle.sweep(found, run_id="r", mode="enforce")
     assert swept["orphans_deleted"] == 0
     assert bucket.has(blob)
 
@@ -152,9 +176,9 @@ def test_a_blob_of_a_run_that_goes_on_is_kept(
     """A task of it may be about to write the row of a path that it has just overwritten."""
     run = history.run("a", 1)
     blob = bucket.blob(run, age_days=30)
-    found = bundle.task(DAG, "find", run_id="r", mode="enforce")
+    found = bundle.find(run_id="r", mode="enforce")
     history.connection.execute("UPDATE dag_run SET state = 'running' WHERE id = %s", (run.dag_run_id,))
-    bundle.task(DAG, "sweep", found, run_id="r", mode="enforce")
+    bundle.sweep(found, run_id="r", mode="enforce")
     assert bucket.has(blob)
 
 
@@ -162,9 +186,9 @@ def test_a_blob_that_is_written_again_after_the_find_is_kept(
     bundle: Bundle, bucket: Bucket, history: History, referenced: str
 ) -> None:
     orphan = orphan_of(bucket, "a")
-    found = bundle.task(DAG, "find", run_id="r", mode="enforce")
+    found = bundle.find(run_id="r", mode="enforce")
     bucket.put(orphan, b"again")
-    bundle.task(DAG, "sweep", found, run_id="r", mode="enforce")
+    bundle.sweep(found, run_id="r", mode="enforce")
     assert orphan in bucket.listing()
 
 
@@ -172,9 +196,9 @@ def test_a_sweep_deletes_only_what_its_manifest_names(
     bundle: Bundle, bucket: Bucket, history: History, referenced: str
 ) -> None:
     orphan_of(bucket, "a")
-    found = bundle.task(DAG, "find", run_id="r", mode="enforce")
+    found = bundle.find(run_id="r", mode="enforce")
     later = orphan_of(bucket, "a")
-    bundle.task(DAG, "sweep", found, run_id="r", mode="enforce")
+    bundle.sweep(found, run_id="r", mode="enforce")
     assert later in bucket.listing()
 
 
@@ -227,7 +251,7 @@ def test_an_enforcing_run_marks_its_base_path_and_recognises_its_own_mark(
     assert bundle.run(DAG, mode="enforce").succeeded().report["headline"]["unrecognised_objects"] == 0
 
 
-def test_a_sharp_share_of_orphans_is_refused(bundle: Bundle, history: History, tmp_path: Any) -> None:
+def test_a_sharp_share_of_orphans_is_refused_or_asked_about(bundle: Bundle, history: History, tmp_path: Any) -> None:
     base = tmp_path / "blobs"
     bundle.common_io["xcom_objectstorage_path"] = f"file://{base}"
     folder = base / "a" / "run" / "t"
@@ -239,10 +263,13 @@ def test_a_sharp_share_of_orphans_is_refused(bundle: Bundle, history: History, t
         blob.write_text("x")
         os.utime(blob, (1_700_000_000, 1_700_000_000))
     history.xcom(history.run("a", 1), f"file://{blob}", age_days=1)
-    outcome = bundle.run(DAG, mode="enforce")
+    outcome = bundle.run(DAG, mode="enforce", on_limit="refuse")
     assert "max_orphan_share" in str(outcome.error)
+    rejected = bundle.run(DAG, mode="enforce", answer=Approval.REJECTED)
+    assert rejected.error is None
+    assert rejected.report["status"] == "rejected"
     assert len(list(folder.iterdir())) == 1_001
-    allowed = bundle.run(DAG, mode="enforce", max_orphan_share=1).succeeded()
+    allowed = bundle.run(DAG, mode="enforce", disposal="delete", answer=Approval.GIVEN).succeeded()
     assert allowed.report["headline"]["orphans_deleted"] == 1_000
     assert [path.name for path in folder.iterdir()] == [blob.name]
 

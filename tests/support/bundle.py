@@ -88,7 +88,8 @@ class Bundle:
         from airflow.providers.common.compat.sdk import AirflowSkipException
 
         run_id = run_id or f"manual__{uuid.uuid4().hex[:8]}"
-        steps = self._cleanup if dag_id == "xcom_cleanup" else self._one_after_the_other
+        special = {"xcom_cleanup": self._cleanup, "xcom_orphan_reconciliation": self._reconciliation}
+        steps = special.get(dag_id, self._one_after_the_other)
         summary: Any = None
         error: Exception | None = None
         try:
@@ -117,6 +118,37 @@ class Bundle:
             assert answer is not None, "the plan asks for approval"
             self.answer(dag_id, run_id, planned, answer, **conf)
         yield self.apply(planned, run_id=run_id, **conf)
+
+    def _reconciliation(
+        self, dag_id: str, run_id: str, answer: Approval | None, conf: Mapping[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        found = self.find(run_id=run_id, **conf)
+        yield found
+        if found["approval"] == Approval.NEEDED:
+            assert answer is not None, "the plan asks for approval"
+            self.answer(dag_id, run_id, found, answer, **conf)
+        yield self.sweep(found, run_id=run_id, **conf)
+
+    def find(self, *, run_id: str, **conf: Any) -> dict[str, Any]:
+        """Run the tasks of ``xcom_orphan_reconciliation`` that find; returns the summary of ``decide``."""
+        dag_id = "xcom_orphan_reconciliation"
+        planned = self.task(dag_id, "plan", run_id=run_id, **conf)
+        for shard in self.task(dag_id, "split", planned, run_id=run_id, **conf):
+            self.task(dag_id, "find", planned, shard, run_id=run_id, **conf)
+        return self.task(dag_id, "decide", planned, run_id=run_id, **conf)  # type: ignore[no-any-return]
+
+    def sweep(self, found: dict[str, Any], *, run_id: str, **conf: Any) -> dict[str, Any]:
+        """Run the tasks after ``decide``; as in Airflow, ``finish`` runs whatever became of the others."""
+        dag_id = "xcom_orphan_reconciliation"
+        shards = None
+        try:
+            shards = self.task(dag_id, "share_out", found, run_id=run_id, **conf)
+            for shard in shards:
+                self.task(dag_id, "sweep", found, shard, run_id=run_id, **conf)
+        except Exception as error:
+            self.task(dag_id, "finish", found, shards, run_id=run_id, **conf)
+            raise AssertionError("finish did not fail") from error
+        return self.task(dag_id, "finish", found, shards, run_id=run_id, **conf)  # type: ignore[no-any-return]
 
     def apply(self, planned: dict[str, Any], *, run_id: str, **conf: Any) -> dict[str, Any]:
         """Run what comes after the plan of ``xcom_cleanup``; as in Airflow, ``finish`` runs whatever became of it."""

@@ -7,6 +7,7 @@ from include.xcom_maintenance.core.guard import (
     CleanupFigures,
     CleanupLimits,
     ReconciliationFigures,
+    ReconciliationLimits,
     judge_cleanup,
     judge_owner,
     judge_reconciliation,
@@ -15,8 +16,11 @@ from include.xcom_maintenance.core.guard import (
 FINE = ReconciliationFigures(recognised_blobs=10_000, orphan_blobs=2_000, referenced_blobs=8_000, unparsable=None)
 
 
-def objections(figures: ReconciliationFigures) -> list[str]:
-    return [objection.setting for objection in judge_reconciliation(figures, max_orphan_share=0.5)]
+LIMITS = ReconciliationLimits(share=0.5, shrink=0.5)
+
+
+def objections(figures: ReconciliationFigures, limits: ReconciliationLimits = LIMITS) -> list[str]:
+    return [objection.setting for objection in judge_reconciliation(figures, limits)]
 
 
 def test_a_plausible_reconciliation_passes() -> None:
@@ -27,11 +31,43 @@ def test_a_plausible_reconciliation_passes() -> None:
 def test_an_implausible_reconciliation_does_not_pass() -> None:
     assert objections(replace(FINE, unparsable="somewhere")) == ["blob_base_path"]
     assert objections(replace(FINE, referenced_blobs=0)) == ["blob_base_path"]
-    assert objections(replace(FINE, orphan_blobs=5_001)) == ["max_orphan_share"]
+
+
+def test_what_is_merely_large_is_offered_for_approval_and_what_is_implausible_never() -> None:
+    limits = ReconciliationLimits(share=0.1, blobs=1_999, bytes=1, shrink=0.5)
+    wrong = replace(
+        FINE, orphan_blobs=5_000, orphan_bytes=2, references=1_000, references_before=8_000, unparsable="somewhere"
+    )
+    found = {objection.setting: objection.large for objection in judge_reconciliation(wrong, limits)}
+    assert found == {
+        "blob_base_path": False,
+        "max_reference_shrink": False,
+        "max_orphan_share": True,
+        "max_orphan_blobs": True,
+        "max_orphan_bytes": True,
+    }
 
 
 def test_a_share_of_a_few_is_no_reason_to_stop() -> None:
     assert objections(replace(FINE, recognised_blobs=4, orphan_blobs=3)) == []
+
+
+def test_references_that_have_gone_and_left_their_blobs_are_refused() -> None:
+    gone = replace(FINE, references=3_000, references_before=9_000, orphan_blobs=5_000)
+    assert objections(gone) == ["max_reference_shrink"]
+    assert objections(gone, replace(LIMITS, shrink=1)) == []
+    assert objections(replace(gone, references_before=None)) == []
+
+
+def test_a_cleanup_that_took_blobs_with_their_rows_never_makes_a_reconciliation_stop() -> None:
+    cleaned = replace(FINE, references=100, references_before=1_000_000, orphan_blobs=2_000)
+    assert objections(cleaned) == []
+
+
+def test_rows_are_not_deleted_because_a_whole_bucket_seems_to_be_gone() -> None:
+    emptied = replace(FINE, references=8_000, dangling_rows=7_000)
+    assert objections(emptied) == ["delete_dangling_rows"]
+    assert objections(replace(emptied, dangling_rows=50)) == []
 
 
 def test_limits_of_a_cleanup_apply_only_where_they_are_set() -> None:

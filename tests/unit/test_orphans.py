@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from include.xcom_maintenance.core.orphans import BlobKind, FoundBlob, UnmatchedReference, match
 from include.xcom_maintenance.core.records import Blob, Coordinates, RowReference
-from include.xcom_maintenance.core.reference_formats import coordinates_of
+from include.xcom_maintenance.core.reference_formats import KNOWN
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 UUID = "11111111-2222-4333-8444-555555555555"
@@ -96,10 +96,10 @@ def test_the_merge_holds_no_more_than_a_pair_at_a_time() -> None:
     ],
 )
 def test_only_keys_of_a_known_layout_are_recognised(key: str, known: bool) -> None:
-    assert (coordinates_of(key) is not None) == known
+    assert (KNOWN.read(key) is not None) == known
     if known:
         first, run, task, _ = key.split("/")
-        assert coordinates_of(key) == Coordinates(first, run, task)
+        assert KNOWN.coordinates_of(key) == Coordinates(first, run, task)
 
 
 def test_what_belongs_to_the_state_store_is_no_orphan() -> None:

@@ -22,10 +22,12 @@ class FileBlobStore:
     """The blobs below ``file:///folder``. Links are not followed: they could lead outside the base path.
 
     :param setting: the setting that named the base path, for errors.
+    :param may_be_missing: whether a folder that is not there is an empty one.
     """
 
-    def __init__(self, base: BasePath, *, setting: str) -> None:
+    def __init__(self, base: BasePath, *, setting: str, may_be_missing: bool = False) -> None:
         self.base = base
+        self._may_be_missing = may_be_missing
         self._root = Path("/", base.uri.key)
         self._setting = setting
 
@@ -57,7 +59,7 @@ class FileBlobStore:
             with os.scandir(folder) as found:
                 entries = sorted(found, key=order)
         except FileNotFoundError:
-            if folder == self._root:
+            if folder == self._root and not self._may_be_missing:
                 raise
             return  # removed since its parent was read, so what was in it is gone too
         for entry in entries:

@@ -121,6 +121,11 @@ class BasePath:
         """What every reference to a blob below the base path contains, whatever its scheme and connection id."""
         return f"{self.uri.bucket}/{self.prefix}"
 
+    @property
+    def quarantine(self) -> BasePath:
+        """Where blobs wait before they are deleted: beside the base path, so that no listing of it shows them."""
+        return BasePath(replace(self.uri, key=f"{self.uri.key}-quarantine"))
+
     def contains(self, uri: BlobUri) -> bool:
         """Whether a blob lies below the base path (not: is the base path)."""
         return (

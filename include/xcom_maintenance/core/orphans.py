@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from include.xcom_maintenance.core.records import Blob, Coordinates, RowReference
-from include.xcom_maintenance.core.reference_formats import coordinates_of
+from include.xcom_maintenance.core.reference_formats import KNOWN, BlobName, Formats
 
 _Keyed = TypeVar("_Keyed", Blob, RowReference)
 
@@ -26,6 +26,8 @@ class BlobKind(StrEnum):
     UNFINISHED_RUN = "its run is not finished"
     #: Its key is of no known backend's layout.
     UNRECOGNISED = "unrecognised"
+    #: No row refers to it, but its key does not say whose it is.
+    UNOWNED = "of no named owner"
     #: Its DAG is none that this Airflow ever knew: another Airflow's.
     FOREIGN = "foreign"
 
@@ -36,7 +38,12 @@ class FoundBlob:
 
     blob: Blob
     kind: BlobKind
-    coordinates: Coordinates | None = None
+    #: None if its key is of no known layout; nobody asks that of a blob that is referenced.
+    name: BlobName | None = None
+
+    @property
+    def coordinates(self) -> Coordinates | None:
+        return self.name.coordinates if self.name else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,45 +59,53 @@ def match(
     *,
     modified_before: datetime,
     ignored_prefixes: tuple[str, ...] = (),
+    formats: Formats = KNOWN,
+    claims_unowned: bool = False,
 ) -> Iterator[FoundBlob | UnmatchedReference]:
     """Merge a listing with the references, both sorted by key in byte order.
 
     :param modified_before: only blobs last modified before this time (UTC) can be orphans: the time of the reference
         snapshot less the grace period.
     :param ignored_prefixes: keys below these belong to something else, such as Airflow's state store.
+    :param claims_unowned: whether blobs whose key does not say whose they are can be orphans, too.
     :raises ValueError: if a stream is not sorted, since then nothing can be concluded from an absence.
     """
     reference_stream = _sorted(references, "references")
-    reference = next(reference_stream, None)
-    for blob in _sorted(blobs, "listing"):
-        key = blob.key.encode(errors="surrogateescape")
-        while reference is not None and reference.key.encode(errors="surrogateescape") < key:
+    reference, wanted = next(reference_stream, _END)
+    for blob, key in _sorted(blobs, "listing"):
+        while reference is not None and wanted < key:
             yield UnmatchedReference(reference)
-            reference = next(reference_stream, None)
+            reference, wanted = next(reference_stream, _END)
         referenced = False
-        while reference is not None and reference.key == blob.key:
+        while reference is not None and wanted == key:
             referenced = True
-            reference = next(reference_stream, None)
-        coordinates = coordinates_of(blob.key)
+            reference, wanted = next(reference_stream, _END)
+        name = None if referenced else formats.read(blob.key)
         if referenced:
             kind = BlobKind.REFERENCED
-        elif coordinates is None or blob.key.startswith(ignored_prefixes):
+        elif name is None or blob.key.startswith(ignored_prefixes):
             kind = BlobKind.UNRECOGNISED
         elif blob.last_modified is None or blob.last_modified >= modified_before:
             kind = BlobKind.TOO_YOUNG
+        elif name.coordinates is None and not claims_unowned:
+            kind = BlobKind.UNOWNED
         else:
             kind = BlobKind.ORPHAN
-        yield FoundBlob(blob, kind, coordinates)
+        yield FoundBlob(blob, kind, name)
     while reference is not None:
         yield UnmatchedReference(reference)
-        reference = next(reference_stream, None)
+        reference, wanted = next(reference_stream, _END)
 
 
-def _sorted(stream: Iterable[_Keyed], name: str) -> Iterator[_Keyed]:
+_END: tuple[None, bytes] = (None, b"")
+
+
+def _sorted(stream: Iterable[_Keyed], name: str) -> Iterator[tuple[_Keyed, bytes]]:
+    """Each item with its key as bytes."""
     previous = b""
     for item in stream:
         key = item.key.encode(errors="surrogateescape")
         if key < previous:
             raise ValueError(f"The {name} is not sorted by key in byte order; nothing can be concluded from it")
         previous = key
-        yield item
+        yield item, key

@@ -13,7 +13,6 @@ from operator import attrgetter
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.guard import CleanupFigures, CleanupLimits, judge_cleanup, judge_owner
 from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, RunRows, YoungerRuns
-from include.xcom_maintenance.core.reference_formats import belongs_to
 from include.xcom_maintenance.core.retention import Part, Policy, RunVerdict
 from include.xcom_maintenance.jobs.batches import Batches
 from include.xcom_maintenance.jobs.job import Job, Progress, uncollected
@@ -113,9 +112,10 @@ def _only_going(doomed: Doomed, measured: list[RunRows]) -> Doomed:
 
 
 def _plan_blobs(job: Job, blobs: BlobStore, doomed: Doomed, tally: Tally, manifest: ManifestWriter) -> None:
+    formats = job.settings.formats
     for reference in job.metadata.doomed_references(doomed, blobs.base):
         owner = Coordinates(reference.dag_id, reference.run_id, reference.task_id)
-        if not belongs_to(reference.key, owner, ignored_prefixes=job.ignored_prefixes):
+        if not formats.belongs_to(reference.key, owner, ignored_prefixes=job.ignored_prefixes):
             tally.paths_of_others += 1
             continue
         manifest.add("blob", key=reference.key, map_index=reference.map_index, xcom_key=reference.xcom_key)

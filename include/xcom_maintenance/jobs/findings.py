@@ -1,62 +1,103 @@
-"""What a reconciliation finds, counted as it comes and told to manifest, report and log."""
+"""What the tasks of a reconciliation find, counted as it comes; the counts of several tasks add up."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.core.causes import cause_of
 from include.xcom_maintenance.core.orphans import BlobKind, FoundBlob, UnmatchedReference
-from include.xcom_maintenance.core.records import Blob, Coordinates, RowReference
+from include.xcom_maintenance.core.records import RowReference
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.jobs.ownership import OWNER_MARKER
+from include.xcom_maintenance.jobs.ranges import Sample
 from include.xcom_maintenance.reports.place import ManifestWriter
-from include.xcom_maintenance.reports.report import Table
 
 #: References whose blob the listing did not show are looked up again, this many at once.
 _REFERENCES_AT_ONCE = 500
-#: Blobs that may be orphans are looked up in the metadata database, this many by one look.
-_CANDIDATES_AT_ONCE = 20_000
+#: Blobs that may be orphans are looked up in the metadata database, this many by one look, which reads the whole table.
+_CANDIDATES_AT_ONCE = 100_000
+#: The circumstances of so many orphans are asked for at once.
+_CIRCUMSTANCES_AT_ONCE = 5_000
 
 
 @dataclass(slots=True)
-class _PerDag:
-    orphans: int = 0
-    orphan_bytes: int = 0
-    oldest: datetime | None = None
-    dangling: int = 0
+class Count:
+    """Some objects of a kind."""
+
+    objects: int = 0
+    bytes: int = 0
+    #: When the oldest of them was last modified (ISO, UTC).
+    oldest: str | None = None
+
+    def add(self, objects: int, bytes: int, oldest: str | None) -> None:  # noqa: A002 - the name of the field
+        self.objects += objects
+        self.bytes += bytes
+        if oldest is not None and (self.oldest is None or oldest < self.oldest):
+            self.oldest = oldest
 
 
-class Findings:
-    """Counts by kind and by DAG, and the first few of each; never as large as the bucket."""
+@dataclass(slots=True)
+class Figures:
+    """The counts of one task or of all, small however large the bucket; plain enough for JSON."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._top = job.settings.top_entries
-        self.count: defaultdict[str, int] = defaultdict(int)
-        self.size: defaultdict[str, int] = defaultdict(int)
-        self.dangling = 0
-        self._dags: defaultdict[str, _PerDag] = defaultdict(_PerDag)
-        self._orphans: list[list[Any]] = []
-        self._dangling: list[list[Any]] = []
-        self._odd: list[list[Any]] = []
-        self._known: dict[str, bool] = {}
+    #: By BlobKind, and of orphans by Cause.
+    kinds: defaultdict[str, Count] = field(default_factory=lambda: defaultdict(Count))
+    causes: defaultdict[str, Count] = field(default_factory=lambda: defaultdict(Count))
+    #: By DAG, and in it by BlobKind; and the number of dangling references.
+    dags: defaultdict[str, dict[str, Count]] = field(default_factory=lambda: defaultdict(dict))
+    dangling: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    #: The first few of each, as rows of the report's tables; times as ISO texts.
+    orphans: list[list[Any]] = field(default_factory=list)
+    dangling_rows: list[list[Any]] = field(default_factory=list)
+    odd: list[list[Any]] = field(default_factory=list)
+    #: Of the keys of the listing.
+    sample: Sample = field(default_factory=Sample)
+    done: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        plain = {name: dict(getattr(self, name)) for name in ("kinds", "causes", "dags", "dangling")}
+        return asdict(replace(self, **plain))  # type: ignore[arg-type]  # asdict cannot make defaultdicts
+
+    def add(self, other: dict[str, Any]) -> None:
+        """Add what another task found, as ``to_json`` wrote it."""
+        for ours, theirs in ((self.kinds, other["kinds"]), (self.causes, other["causes"])):
+            for name, count in theirs.items():
+                ours[name].add(**count)
+        for dag_id, kinds in other["dags"].items():
+            for kind, count in kinds.items():
+                self.dags[dag_id].setdefault(kind, Count()).add(**count)
+        for dag_id, rows in other["dangling"].items():
+            self.dangling[dag_id] += rows
+        self.orphans += other["orphans"]
+        self.dangling_rows += other["dangling_rows"]
+        self.odd += other["odd"]
+        self.sample = Sample.joined([self.sample, Sample(**other["sample"])])
 
     @property
     def recognised(self) -> int:
-        return sum(n for kind, n in self.count.items() if kind != BlobKind.UNRECOGNISED)
+        return sum(count.objects for kind, count in self.kinds.items() if kind != BlobKind.UNRECOGNISED)
 
-    def take(
-        self,
-        findings: Iterator[FoundBlob | UnmatchedReference],
-        *,
-        blobs: BlobStore,
-        manifest: ManifestWriter,
-        snapshot: datetime,
-    ) -> None:
+
+#: Kinds that the report tells by DAG, beside orphans.
+_BY_DAG = {BlobKind.FOREIGN, BlobKind.TOO_YOUNG, BlobKind.UNFINISHED_RUN}
+_ODD = {BlobKind.UNRECOGNISED, BlobKind.FOREIGN, BlobKind.UNOWNED}
+
+
+class Findings:
+    """Takes what the merge yields, looks up again what looks wrong, and writes it down."""
+
+    def __init__(self, job: Job, blobs: BlobStore, lines: ManifestWriter) -> None:
+        self._job, self._blobs, self._lines = job, blobs, lines
+        self._top = job.settings.top_entries
+        self._known: dict[str, bool] = {}
+        self.figures = Figures()
+
+    def take(self, findings: Iterator[FoundBlob | UnmatchedReference]) -> None:
         """Count the findings and write them down; what looks wrong is looked up again first, many at a time."""
         progress = Progress(self._job.log, "Blobs compared")
         candidates: list[FoundBlob] = []
@@ -65,159 +106,96 @@ class Findings:
             if isinstance(finding, UnmatchedReference):
                 if _can_dangle(finding.reference):
                     unmatched.append(finding.reference)
-            elif finding.kind is BlobKind.ORPHAN:
+                    if len(unmatched) >= _REFERENCES_AT_ONCE:
+                        self._take_unmatched(unmatched)
+                        unmatched = []
+                continue
+            self.figures.sample.add(finding.blob.key)
+            if finding.kind is BlobKind.ORPHAN:
                 candidates.append(finding)
+                if len(candidates) >= _CANDIDATES_AT_ONCE:
+                    self._take_candidates(candidates)
+                    candidates = []
             else:
-                self._take_other(finding.blob, finding.kind, snapshot)
+                self._count(finding, finding.kind)
             progress.add()
-            if len(unmatched) >= _REFERENCES_AT_ONCE:
-                self._take_unmatched(unmatched, blobs, manifest, snapshot)
-                unmatched = []
-            if len(candidates) >= _CANDIDATES_AT_ONCE:
-                self._take_candidates(candidates, manifest, snapshot)
-                candidates = []
-        self._take_unmatched(unmatched, blobs, manifest, snapshot)
-        self._take_candidates(candidates, manifest, snapshot)
+        self._take_unmatched(unmatched)
+        self._take_candidates(candidates)
+        self.figures.done = True
 
-    def _take_other(self, blob: Blob, kind: BlobKind, snapshot: datetime) -> None:
+    def _count(self, found: FoundBlob, kind: BlobKind) -> None:
+        blob = found.blob
         if blob.key == OWNER_MARKER:
             return
-        self.count[kind] += 1
-        self.size[kind] += blob.size
-        if kind in {BlobKind.UNRECOGNISED, BlobKind.FOREIGN} and len(self._odd) < self._top:
-            self._odd.append([blob.key, kind, blob.size, _age(blob.last_modified, snapshot)])
+        modified = _iso(blob.last_modified)
+        self.figures.kinds[kind].add(1, blob.size, modified)
+        if found.coordinates is not None and (kind is BlobKind.ORPHAN or kind in _BY_DAG):
+            self.figures.dags[found.coordinates.dag_id].setdefault(kind, Count()).add(1, blob.size, modified)
+        if kind in _ODD and len(self.figures.odd) < self._top:
+            self.figures.odd.append([blob.key, kind, blob.size, modified])
 
-    def _take_candidates(self, candidates: list[FoundBlob], manifest: ManifestWriter, snapshot: datetime) -> None:
+    def _take_candidates(self, candidates: list[FoundBlob]) -> None:
         """Of blobs without a plain reference, those that are orphans by the same rules by which they are swept."""
         if not candidates:
             return
         metadata = self._job.metadata
         referenced = metadata.referenced([found.blob.key for found in candidates])
         unfinished = metadata.unfinished_runs([found.coordinates for found in candidates if found.coordinates])
+        orphans: list[FoundBlob] = []
         for found in candidates:
-            blob, whose = found.blob, found.coordinates
-            if whose is None or blob.key in referenced:
-                self._take_other(blob, BlobKind.REFERENCED, snapshot)
-            elif not self._is_known(whose.dag_id):
-                self._take_other(blob, BlobKind.FOREIGN, snapshot)
-            elif (whose.dag_id, whose.run_id) in unfinished:
-                self._take_other(blob, BlobKind.UNFINISHED_RUN, snapshot)
+            whose = found.coordinates
+            if found.blob.key in referenced:
+                self._count(found, BlobKind.REFERENCED)
+            elif whose is not None and not self._is_known(whose.dag_id):
+                self._count(found, BlobKind.FOREIGN)
+            elif whose is not None and (whose.dag_id, whose.run_id) in unfinished:
+                self._count(found, BlobKind.UNFINISHED_RUN)
             else:
-                self._take_other(blob, BlobKind.ORPHAN, snapshot)
-                self._take_orphan(blob, whose, manifest, snapshot)
+                orphans.append(found)
+        for first in range(0, len(orphans), _CIRCUMSTANCES_AT_ONCE):
+            self._take_orphans(orphans[first : first + _CIRCUMSTANCES_AT_ONCE])
 
-    def _take_orphan(self, blob: Blob, whose: Coordinates, manifest: ManifestWriter, snapshot: datetime) -> None:
-        manifest.add(
-            "orphan",
-            key=blob.key,
-            bytes=blob.size,
-            last_modified=blob.last_modified.isoformat() if blob.last_modified else None,
-            version=blob.version,
-            **asdict(whose),
-            reason="no row refers to it",
-        )
-        per_dag = self._dags[whose.dag_id]
-        per_dag.orphans += 1
-        per_dag.orphan_bytes += blob.size
-        if blob.last_modified and (per_dag.oldest is None or blob.last_modified < per_dag.oldest):
-            per_dag.oldest = blob.last_modified
-        if len(self._orphans) < self._top:
-            self._orphans.append([blob.key, whose.dag_id, blob.size, _age(blob.last_modified, snapshot)])
+    def _take_orphans(self, orphans: list[FoundBlob]) -> None:
+        places = [found.coordinates for found in orphans if found.coordinates]
+        known = self._job.metadata.circumstances(places, self._blobs.base) if places else {}
+        for found in orphans:
+            blob, whose = found.blob, found.coordinates
+            modified = _iso(blob.last_modified)
+            cause = cause_of(blob.last_modified, known[whose] if whose else None)
+            self._count(found, BlobKind.ORPHAN)
+            self.figures.causes[cause].add(1, blob.size, modified)
+            dag_id = whose.dag_id if whose else None
+            self._lines.add(
+                "orphan",
+                key=blob.key,
+                dag_id=dag_id,
+                run_id=whose.run_id if whose else None,
+                task_id=whose.task_id if whose else None,
+                bytes=blob.size,
+                last_modified=modified,
+                version=blob.version,
+                cause=cause,
+            )
+            if len(self.figures.orphans) < self._top:
+                self.figures.orphans.append([blob.key, dag_id, blob.size, modified, cause])
 
     def _is_known(self, dag_id: str) -> bool:
         if dag_id not in self._known:
             self._known[dag_id] = dag_id in self._job.metadata.known_dags([dag_id])
         return self._known[dag_id]
 
-    def _take_unmatched(
-        self, references: list[RowReference], blobs: BlobStore, manifest: ManifestWriter, snapshot: datetime
-    ) -> None:
+    def _take_unmatched(self, references: list[RowReference]) -> None:
         """Of references without a listed blob, those whose blob is really not there and whose row still is."""
         if not references:
             return
-        there = {blob.key for blob in blobs.head(list({reference.key for reference in references}))}
+        there = {blob.key for blob in self._blobs.head(list({reference.key for reference in references}))}
         dangling = [reference for reference in references if reference.key not in there]
-        for reference in self._job.metadata.still_there(dangling) if dangling else ():
-            self.dangling += 1
-            self._dags[reference.dag_id].dangling += 1
-            manifest.add("dangling", **asdict(reference))
-            if len(self._dangling) < self._top:
-                self._dangling.append(
-                    [
-                        reference.dag_id,
-                        reference.run_id,
-                        reference.task_id,
-                        reference.map_index,
-                        reference.xcom_key,
-                        reference.stored_bytes,
-                        _age(reference.timestamp, snapshot),
-                        reference.key,
-                    ]
-                )
-
-    def describe(self, references: int) -> None:
-        """Put the findings into the report and the log."""
-        report, count, size = self._job.report, self.count, self.size
-        report.headline = {
-            "objects": sum(count.values()),
-            "object_bytes": sum(size.values()),
-            "references": references,
-            "orphan_blobs": count[BlobKind.ORPHAN],
-            "orphan_bytes": size[BlobKind.ORPHAN],
-            "dangling_references": self.dangling,
-            "too_young_to_tell": count[BlobKind.TOO_YOUNG],
-            "foreign_blobs": count[BlobKind.FOREIGN],
-            "unrecognised_objects": count[BlobKind.UNRECOGNISED],
-        }
-        dags = sorted(self._dags.items(), key=lambda item: (-item[1].orphan_bytes, item[0]))[: self._top]
-        snapshot = datetime.now(UTC)
-        report.tables = [
-            Table(
-                "Objects below the base path",
-                ["kind", "objects", "bytes"],
-                [[kind.value, count[kind], size[kind]] for kind in BlobKind],
-                "Only orphans are ever deleted.",
-            ),
-            Table(
-                "By DAG",
-                ["DAG", "orphan blobs", "orphan bytes", "oldest orphan (days)", "dangling references"],
-                [[dag_id, d.orphans, d.orphan_bytes, _age(d.oldest, snapshot), d.dangling] for dag_id, d in dags],
-            ),
-            Table(
-                "Orphan blobs",
-                ["key", "DAG", "bytes", "age (days)"],
-                self._orphans,
-                self._first_of(count[BlobKind.ORPHAN]),
-            ),
-            Table(
-                "Dangling references",
-                ["DAG", "run", "task", "map index", "key", "row bytes", "age (days)", "missing blob"],
-                self._dangling,
-                self._first_of(self.dangling)
-                + "The stock backend hands the path itself to a task that pulls one of these. They are only reported.",
-            ),
-            Table("Foreign and unrecognised objects", ["key", "kind", "bytes", "age (days)"], self._odd),
-        ]
-        self._job.log.info(
-            "%s objects, %s references: %s orphans (%s bytes), %s dangling references, %s too young to tell, "
-            "%s foreign, %s unrecognised",
-            *(
-                f"{report.headline[name]:,}"
-                for name in (
-                    "objects",
-                    "references",
-                    "orphan_blobs",
-                    "orphan_bytes",
-                    "dangling_references",
-                    "too_young_to_tell",
-                    "foreign_blobs",
-                    "unrecognised_objects",
-                )
-            ),
-        )
-
-    def _first_of(self, total: int) -> str:
-        return f"The first {self._top} of {total:,}; the manifest names them all. " if total > self._top else ""
+        for found in self._job.metadata.still_there(dangling) if dangling else ():
+            self.figures.dangling[found.dag_id] += 1
+            self._lines.add("dangling", **asdict(found))
+            if len(self.figures.dangling_rows) < self._top:
+                place = [found.dag_id, found.run_id, found.task_id, found.map_index, found.xcom_key]
+                self.figures.dangling_rows.append([*place, found.stored_bytes, _iso(found.timestamp), found.key])
 
 
 def _can_dangle(reference: RowReference) -> bool:
@@ -225,6 +203,5 @@ def _can_dangle(reference: RowReference) -> bool:
     return reference.whole and reference.table == "xcom"
 
 
-def _age(moment: datetime | None, now: datetime) -> float | None:
-    """Days, to a tenth."""
-    return None if moment is None else round((now - moment) / timedelta(days=1), 1)
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -34,6 +34,8 @@ class Job:
     report: Report
     place: ReportPlace
     archives: Archives = field(default_factory=lambda: Archives(None))
+    #: Beside the blob store, if there is one.
+    quarantine: BlobStore | None = None
     ignored_prefixes: tuple[str, ...] = ()
     #: What the scorecard of an audit says has crossed its threshold, in words; people are told of it.
     breaches: list[str] = field(default_factory=list)

@@ -10,7 +10,6 @@ from typing import Any
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.errors import PartialFailure, SharesFailed, UnreadableManifest
 from include.xcom_maintenance.core.records import Blob
-from include.xcom_maintenance.core.reference_formats import coordinates_of
 from include.xcom_maintenance.jobs.deletion import Shard
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.jobs.sweep import Swept, sweep
@@ -94,7 +93,8 @@ def _purge(
     :returns: how many failed; None if the time was up before all were looked at.
     """
     swept = Swept()
-    keys = (line["key"] for line in lines if line["kind"] == "blob" and coordinates_of(line["key"]) is not None)
+    formats = job.settings.formats
+    keys = (line["key"] for line in lines if line["kind"] == "blob" and formats.coordinates_of(line["key"]) is not None)
     looked_up = _LookedUp(blobs, keys, deadline)
     try:
         with job.report.phase(f"purge blobs{suffix}"), job.place.write_deleted() as deleted:
@@ -107,6 +107,7 @@ def _purge(
                 progress=Progress(job.log, "Blobs looked at", total=job.report.headline.get("blobs_to_purge")),
                 deleted=deleted,
                 reason=f"its row was deleted by run {header['run_id']}",
+                formats=formats,
             )
     finally:
         figures = job.report.headline

@@ -18,6 +18,7 @@ from include.xcom_maintenance.core.blob_uri import BlobUri, InvalidBlobUri
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.guard import Objection
 from include.xcom_maintenance.core.records import ArchivedRow
+from include.xcom_maintenance.jobs import unquarantine
 from include.xcom_maintenance.jobs.cleanup import policy_of
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.metadata.port import Return
@@ -41,6 +42,9 @@ _OUTCOMES = {
 def plan(job: Job) -> None:
     """Find out which rows of the archive could return, and write it down. Changes nothing."""
     report, settings = job.report, _settings(job)
+    if settings.quarantine is not None:
+        unquarantine.plan(job, settings)
+        return
     with report.phase("find the archive"):
         # By their headers, which also shows a file that is none before anything else is done.
         files = [(file, file.header()) for file in job.archives.find(settings.archive)]
@@ -186,6 +190,9 @@ def apply(job: Job) -> None:
     :raises ConfigurationError: if a file is not there any more, or the manifest is not this run's plan.
     """
     figures = job.report.headline
+    if _settings(job).quarantine is not None:
+        unquarantine.apply(job)
+        return
     for name in ("rows_restored", "transactions", "longest_transaction_seconds"):
         figures.setdefault(name, 0)  # a second attempt adds to what the first one did
     with job.report.phase("restore rows"):

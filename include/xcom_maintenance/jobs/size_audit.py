@@ -62,7 +62,7 @@ def audit(
         with report.phase("secrets"):
             found.secrets = _tried(job, "The scan for secrets", lambda: secrets(job))
     with report.phase("past audits"):
-        known = known_enforcement(job.place.beside("xcom_cleanup"))
+        known = known_enforcement(job.place.of("xcom_cleanup"))
         found.days_since_enforced = known.days_without(now) if known else None
         found.past = (
             _tried(

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import islice
 
 from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
+from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.core.records import Blob
-from include.xcom_maintenance.core.reference_formats import coordinates_of
+from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
 from include.xcom_maintenance.jobs.job import Progress
 from include.xcom_maintenance.metadata.port import MetadataStore
 from include.xcom_maintenance.reports.place import ManifestWriter
 from include.xcom_maintenance.reports.report import Report, Table
 
-#: Candidates verified by one look at the metadata database.
-_BATCH = 20_000
+#: Candidates of one batch. A look at the metadata database reads the whole table, so batches grow until that takes
+#: about this share of the time: no blob is deleted much later after it was verified than ten looks take.
+_FEWEST, _MOST = 2_000, 100_000
+_SHARE_OF_LOOKING = 0.1
+#: Copies under way at once.
+_COPIES = 8
 #: Stores tell times in whole seconds, cut off: a blob may have been written this much later than they say.
 _WHOLE_SECONDS = timedelta(seconds=1)
 
@@ -47,6 +54,11 @@ class Swept:
     def failed(self) -> int:
         return self.left[DeleteResult.FAILED]
 
+    def fail(self, key: str, detail: str) -> None:
+        self.left[DeleteResult.FAILED] += 1
+        if len(self.failures) < 10:
+            self.failures.append((key, detail))
+
     def describe(self, report: Report, log: logging.Logger, title: str) -> None:
         """Put what was left, and what failed, into the report and the log."""
         if self.left:
@@ -59,6 +71,19 @@ class Swept:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Where blobs go instead of being deleted at once."""
+
+    store: BlobStore
+    #: A folder for each plan.
+    folder: str
+
+    def key(self, key: str) -> str:
+        """Where a blob goes: its own key can be read from it."""
+        return f"{self.folder}/{key}"
+
+
 def sweep(
     candidates: Iterable[Blob],
     *,
@@ -69,50 +94,112 @@ def sweep(
     progress: Progress,
     deleted: ManifestWriter,
     reason: str,
+    formats: Formats = KNOWN,
+    quarantine: Quarantine | None = None,
+    original: Callable[[str], str] = lambda key: key,
 ) -> None:
-    """Delete those candidates that nothing refers to and that are still what they were when they were looked at.
+    """Dispose of those candidates that nothing refers to and that are still what they were when they were looked at.
 
     The order is what makes it safe: the candidate's version was taken before the metadata database is asked; a blob
-    that is written again afterwards has another version and is left alone.
+    that is written again afterwards has another version and is left alone. For the quarantine a blob is copied before
+    that, and the copy is seen to be there: so it lies in at least one place whenever the work breaks off.
 
     :param candidates: as they were listed or looked up; only what is named here is ever deleted.
     :param into: is filled as the work goes on, so that what was done is known even if it breaks off.
     :param modified_before: younger blobs are left alone (UTC).
     :param deleted: is told of every blob that was deleted, with its size and ``reason``.
+    :param quarantine: None: blobs are deleted for good.
+    :param original: from the key of a candidate the one that values know, where that is another.
     """
-    for batch in _batches(candidates):
-        doomed = []
-        referenced = metadata.referenced([blob.key for blob in batch])
-        runs = {blob.key: found for blob in batch if (found := coordinates_of(blob.key)) is not None}
-        unfinished = metadata.unfinished_runs(runs.values())
-        for blob in batch:
-            run = runs.get(blob.key)
-            if blob.key in referenced:
-                into.left[Kept.REFERENCED] += 1
-            elif run is not None and (run.dag_id, run.run_id) in unfinished:
-                into.left[Kept.UNFINISHED_RUN] += 1
-            elif blob.last_modified is None or blob.last_modified + _WHOLE_SECONDS > modified_before:
-                into.left[Kept.TOO_YOUNG] += 1
-            else:
-                doomed.append(blob)
+    stream, size = iter(candidates), _FEWEST
+    while batch := list(islice(stream, size)):
+        started = time.monotonic()
+        old = [blob for blob in batch if blob.last_modified and blob.last_modified + _WHOLE_SECONDS <= modified_before]
+        into.left[Kept.TOO_YOUNG] += len(batch) - len(old)
+        copied = _copy(old, blobs, quarantine, into) if quarantine else old
+        before_looking = time.monotonic()
+        doomed = _verified(copied, into, metadata, formats, original)
+        looking = time.monotonic() - before_looking
+        gone = set()
         for deletion in blobs.delete_unchanged(doomed):
             if deletion.result is DeleteResult.DELETED:
+                gone.add(deletion.blob.key)
                 into.deleted += 1
                 into.deleted_bytes += deletion.blob.size
-                _write_down(deleted, deletion.blob, reason)
+                _write_down(deleted, deletion.blob, reason, quarantine)
+            elif deletion.result is DeleteResult.FAILED:
+                into.fail(deletion.blob.key, deletion.detail)
             else:
                 into.left[deletion.result] += 1
-                if deletion.result is DeleteResult.FAILED and len(into.failures) < 10:
-                    into.failures.append((deletion.blob.key, deletion.detail))
+                if deletion.result is DeleteResult.GONE:
+                    gone.add(deletion.blob.key)
+        if quarantine:
+            _take_back(quarantine, blobs, [blob.key for blob in copied if blob.key not in gone])
         progress.add(len(batch))
+        if looking > _SHARE_OF_LOOKING * (time.monotonic() - started):
+            size = min(2 * size, _MOST)
+    into.left += Counter()  # without what is zero
 
 
-def _write_down(deleted: ManifestWriter, blob: Blob, reason: str) -> None:
+def _verified(
+    batch: Sequence[Blob], into: Swept, metadata: MetadataStore, formats: Formats, original: Callable[[str], str]
+) -> list[Blob]:
+    """Those that no value means, of runs that are finished, right now."""
+    if not batch:
+        return []
+    keys = {blob.key: original(blob.key) for blob in batch}
+    referenced = metadata.referenced(set(keys.values()))
+    runs = {key: found for key in keys.values() if (found := formats.coordinates_of(key)) is not None}
+    unfinished = metadata.unfinished_runs(runs.values()) if runs else set()
+    doomed = []
+    for blob in batch:
+        key = keys[blob.key]
+        run = runs.get(key)
+        if key in referenced:
+            into.left[Kept.REFERENCED] += 1
+        elif run is not None and (run.dag_id, run.run_id) in unfinished:
+            into.left[Kept.UNFINISHED_RUN] += 1
+        else:
+            doomed.append(blob)
+    return doomed
+
+
+def _copy(batch: Sequence[Blob], blobs: BlobStore, quarantine: Quarantine, into: Swept) -> list[Blob]:
+    """Those of which the very version that was looked at now lies in the quarantine, too."""
+
+    def copy(blob: Blob) -> str | None:
+        """Why there is no copy; None if there is one."""
+        try:
+            if blobs.copy_to(blob, target=quarantine.store.base, key=quarantine.key(blob.key)):
+                return None
+        except MaintenanceError as error:
+            return error.problem
+        return DeleteResult.CHANGED
+
+    copied = []
+    with ThreadPoolExecutor(_COPIES) as threads:
+        for blob, why in zip(batch, threads.map(copy, batch), strict=True):
+            if why is None:
+                copied.append(blob)
+            elif why == DeleteResult.CHANGED:
+                into.left[why] += 1
+            else:
+                into.fail(blob.key, why)
+    return copied
+
+
+def _take_back(quarantine: Quarantine, blobs: BlobStore, keys: Sequence[str]) -> None:
+    """Delete the copies of blobs that stayed after all, and are seen to: a store may fail a delete and yet do it."""
+    if keys:
+        copies = quarantine.store.head([quarantine.key(blob.key) for blob in blobs.head(keys)])
+        for _ in quarantine.store.delete_unchanged(copies):
+            pass
+
+
+def _write_down(deleted: ManifestWriter, blob: Blob, reason: str, quarantine: Quarantine | None) -> None:
     modified = blob.last_modified.isoformat() if blob.last_modified else None
-    deleted.add("deleted", key=blob.key, bytes=blob.size, last_modified=modified, version=blob.version, reason=reason)
-
-
-def _batches(blobs: Iterable[Blob]) -> Iterator[list[Blob]]:
-    stream = iter(blobs)
-    while batch := list(islice(stream, _BATCH)):
-        yield batch
+    facts = {"key": blob.key, "bytes": blob.size, "last_modified": modified, "version": blob.version, "reason": reason}
+    if quarantine is None:
+        deleted.add("deleted", **facts)
+    else:
+        deleted.add("quarantined", **facts, quarantine=str(quarantine.store.base.blob(quarantine.key(blob.key))))

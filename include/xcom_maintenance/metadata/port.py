@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from include.xcom_maintenance.core.blob_uri import BasePath
+from include.xcom_maintenance.core.causes import Circumstances
 from include.xcom_maintenance.core.records import (
     ArchivedRow,
     Coordinates,
@@ -196,8 +197,25 @@ class MetadataStore(Protocol):
     def still_there(self, references: Sequence[RowReference]) -> list[RowReference]:
         """Those references of the ``xcom`` table whose row has not been deleted meanwhile."""
 
+    def delete_dangling(
+        self,
+        references: Sequence[RowReference],
+        *,
+        archive: Callable[[], AbstractContextManager[ArchiveSink]] | None = None,
+    ) -> int:
+        """Delete the rows of the ``xcom`` table that still hold these references, in one short transaction.
+
+        Only of runs that are finished, as for ``delete``, checked in the statement itself.
+
+        :param archive: as for ``delete``.
+        :returns: how many rows went.
+        """
+
     def unfinished_runs(self, runs: Collection[Coordinates]) -> set[tuple[str, str]]:
         """The (dag_id, run_id) among ``runs`` that are, or have a task instance, in no final state right now."""
+
+    def circumstances(self, places: Collection[Coordinates], base: BasePath) -> dict[Coordinates, Circumstances]:
+        """What is still known about the tasks of some blobs below ``base``."""
 
     def known_dags(self, dag_ids: Collection[str]) -> set[str]:
         """Those of ``dag_ids`` that this Airflow ever knew, as far as it still remembers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
@@ -11,7 +10,8 @@ from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
-from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri, InvalidBlobUri
+from include.xcom_maintenance.core.blob_uri import BasePath
+from include.xcom_maintenance.core.causes import Circumstances
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import (
     ArchivedRow,
@@ -26,9 +26,10 @@ from include.xcom_maintenance.core.records import (
     Scope,
     YoungerRuns,
 )
-from include.xcom_maintenance.core.reference_formats import UNIQUE_PART, coordinates_of, unique_part
+from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
 from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
-from include.xcom_maintenance.metadata import postgres_audit, postgres_restore, postgres_values
+from include.xcom_maintenance.metadata import postgres_audit, postgres_reconciliation, postgres_restore, postgres_values
+from include.xcom_maintenance.metadata import postgres_references as refs
 from include.xcom_maintenance.metadata import postgres_retention as retention
 from include.xcom_maintenance.metadata import postgres_sql as sql
 from include.xcom_maintenance.metadata.port import (
@@ -52,6 +53,7 @@ class PostgresMetadataStore:
 
     The parameters are those of ``Session``, and
     :param accepted_revision: a schema revision that the user vouches for, beside the known ones.
+    :param formats: in which blobs are named.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class PostgresMetadataStore:
         statement_timeout: float,
         retry_seconds: float = 60,
         accepted_revision: str | None = None,
+        formats: Formats = KNOWN,
     ) -> None:
         self._session = Session(
             connect,
@@ -74,6 +77,7 @@ class PostgresMetadataStore:
         self._audit = postgres_audit.AuditQueries(self._session)
         self._setting = setting
         self._accepted_revision = accepted_revision
+        self._formats = formats
         self._may_lock_runs = False
         self._few_unfinished = False
 
@@ -206,7 +210,9 @@ class PostgresMetadataStore:
         for *place, size, text in chain.from_iterable(found_in_cuts):
             # One that cannot be read names no blob that a backend wrote.
             with suppress(UnparsableReference):
-                found = _reference("xcom", *place, stored_bytes=size, text=text, entire=True, whole=True, base=base)
+                found = refs.by_uri(
+                    ("xcom", *place), text, stored_bytes=size, entire=True, whole=True, base=base, formats=self._formats
+                )
                 if found is not None:
                     yield found
 
@@ -285,26 +291,10 @@ class PostgresMetadataStore:
     # -- references ------------------------------------------------------------------------------------------------
 
     def references(self, base: BasePath) -> Iterator[RowReference]:
-        statement = f'SELECT * FROM ({self._all_references()}) refs ORDER BY blob_key COLLATE "C"'
-        for row in self._session.stream(statement, {"marker": base.marker}):
-            found = _reference_of_row(row, base)
-            if found is not None:
-                yield found
+        return refs.references(self._session, base, self._formats)
 
     def referenced(self, keys: Collection[str]) -> set[str]:
-        by_name: dict[str, set[str]] = {}
-        for key in keys:
-            name = unique_part(key)
-            if name is None:
-                raise ValueError("only blobs of a known layout can be looked up")
-            by_name.setdefault(name, set()).add(key)
-        # One snapshot: `airflow db clean` moves rows from one of these tables to another.
-        with self._session.transaction(one_snapshot=True) as cursor:
-            cursor.execute(sql.ARCHIVE_TABLES, {})
-            tables = [("xcom", sql.REQUIRED_COLUMNS["xcom"]), *((name, cols) for name, cols, _ in cursor.fetchall())]
-            statement = "\nUNION\n".join(sql.names_in(name, dict(cols), UNIQUE_PART) for name, cols in tables)
-            cursor.execute(statement, {"names": list(by_name)})
-            return {key for (name,) in cursor.fetchall() for key in by_name[name]}
+        return refs.meant(self._session, refs.names_of(keys, self._formats))
 
     def still_there(self, references: Sequence[RowReference]) -> list[RowReference]:
         found = self._session.rows(
@@ -319,15 +309,35 @@ class PostgresMetadataStore:
         )
         return [references[number - 1] for (number,) in sorted(found)]
 
-    def _all_references(self) -> str:
-        sources = [("xcom", sql.REQUIRED_COLUMNS["xcom"])]
-        sources += [(name, dict(columns)) for name, columns, _ in self._session.rows(sql.ARCHIVE_TABLES, {})]
-        return "\nUNION ALL\n".join(sql.references_of(name, columns) for name, columns in sources)
+    def delete_dangling(
+        self,
+        references: Sequence[RowReference],
+        *,
+        archive: Callable[[], AbstractContextManager[ArchiveSink]] | None = None,
+    ) -> int:
+        parameters = {**retention.STATES, **postgres_reconciliation.rows_of(references)}
+        delete = postgres_reconciliation.DELETE_DANGLING
+
+        def work(cursor: Any) -> int:
+            if self._may_lock_runs:  # a clear waits, or is seen
+                cursor.execute(postgres_reconciliation.RUNS_OF, parameters)
+                cursor.execute(retention.LOCK_RUNS, {"ids": [number for (number,) in cursor.fetchall()]})
+            if archive is None:
+                cursor.execute(delete, parameters)
+                return int(cursor.rowcount)
+            with archive() as sink:
+                returning = f"{delete} RETURNING {postgres_restore.ARCHIVE_LINE}"
+                return copy_out(cursor, postgres_restore.COPY_AS_LINES.format(deleting=returning), parameters, sink)
+
+        return self._session.change(work)
 
     def unfinished_runs(self, runs: Collection[Coordinates]) -> set[tuple[str, str]]:
         pairs = sorted({(run.dag_id, run.run_id) for run in runs})
         parameters = {"dag_ids": [p[0] for p in pairs], "run_ids": [p[1] for p in pairs], **retention.STATES}
         return {(dag_id, run_id) for dag_id, run_id in self._session.rows(sql.UNFINISHED_RUNS, parameters)}
+
+    def circumstances(self, places: Collection[Coordinates], base: BasePath) -> dict[Coordinates, Circumstances]:
+        return postgres_reconciliation.circumstances(self._session, places, base)
 
     def known_dags(self, dag_ids: Collection[str]) -> set[str]:
         # A DAG that was deleted in the UI is gone from every table but the log, which remembers that it was ours.
@@ -376,7 +386,9 @@ class PostgresMetadataStore:
         for *place, size, text in self._session.stream(postgres_audit.WHOLE_REFERENCES, {"marker": base.marker}):
             # One that cannot be read names no blob that a backend wrote.
             with suppress(UnparsableReference):
-                found = _reference("xcom", *place, stored_bytes=size, text=text, entire=True, whole=True, base=base)
+                found = refs.by_uri(
+                    ("xcom", *place), text, stored_bytes=size, entire=True, whole=True, base=base, formats=self._formats
+                )
                 if found is not None and found.whole:
                     yield found
 
@@ -459,55 +471,3 @@ def _affected(cursor: Any, statement: str, parameters: Mapping[str, Any]) -> int
 
 def _horizon(created_before: datetime | None) -> str:
     return "infinity" if created_before is None else created_before.isoformat()
-
-
-def _reference_of_row(row: Sequence[Any], base: BasePath) -> RowReference | None:
-    *place, size, text, entire, whole, _ = row
-    return _reference(*place, stored_bytes=size, text=text, entire=entire, whole=whole, base=base)
-
-
-def _reference(
-    table: str,
-    dag_id: str,
-    run_id: str,
-    task_id: str,
-    map_index: int,
-    xcom_key: str,
-    timestamp: datetime | None,
-    *,
-    stored_bytes: int,
-    text: str,
-    entire: bool,
-    whole: bool,
-    base: BasePath,
-) -> RowReference | None:
-    """A reference below ``base``, or None for a mere mention of another bucket or path.
-
-    :param text: the text of the reference; what is longer than any path is cut off.
-    :param entire: whether it is all of a JSON string. One that is, names something below ``base`` and is no sentence,
-        must be readable.
-    :param whole: whether it is all of the row's value, too.
-    """
-    try:
-        uri = BlobUri.parse(text)
-    except InvalidBlobUri as why:
-        if entire and base.claims(text) and not re.search(r"\s", text):
-            where = f"{table}: dag_id={dag_id!r} run_id={run_id!r} task_id={task_id!r} key={xcom_key!r}"
-            raise UnparsableReference(where, str(why)) from None
-        return None
-    if not base.contains(uri):
-        return None
-    key = uri.key.removeprefix(base.prefix)
-    return RowReference(
-        key=key,
-        dag_id=dag_id,
-        run_id=run_id,
-        task_id=task_id,
-        map_index=map_index,
-        xcom_key=xcom_key,
-        timestamp=timestamp,
-        table=table,
-        stored_bytes=stored_bytes,
-        # What stands below the base path but is of no known layout is a user's own text, not a backend's reference.
-        whole=whole and coordinates_of(key) is not None,
-    )

@@ -19,7 +19,7 @@ from include.xcom_maintenance.core.table_figures import (
     TableHealth,
 )
 from include.xcom_maintenance.metadata.postgres_session import Session
-from include.xcom_maintenance.metadata.postgres_sql import ARCHIVE_TABLES
+from include.xcom_maintenance.metadata.postgres_sql import ADDRESS, ARCHIVE_TABLES
 
 _STORED = "pg_column_size(value)"
 #: A value that takes more than this is not read to learn how long its text is; it counts with what is stored of it.
@@ -188,14 +188,16 @@ FROM pg_class c WHERE c.oid IN (SELECT to_regclass(name) FROM unnest(%(names)s::
 #: A column of a later version may be missing in an older one.
 _DAGS = "SELECT d.dag_id, coalesce((to_jsonb(d) ->> 'is_stale')::boolean, false) FROM dag d"
 
-#: Values that are as a whole a path below the base path, sorted. Only short strings can be one, so no large value is
+#: Values that are as a whole a path below the base path, sorted. Only short values can be one, so no large value is
 #: read: CASE keeps the order of the tests.
 WHOLE_REFERENCES = f"""
-SELECT dag_id, run_id, task_id, map_index, key, {_moment("timestamp")}, pg_column_size(value), value #>> '{{}}'
-FROM xcom
-WHERE CASE WHEN pg_column_size(value) <= 1500 AND jsonb_typeof(value) = 'string'
-           THEN position(%(marker)s IN value #>> '{{}}') > 0 END
-ORDER BY substr(value #>> '{{}}', position(%(marker)s IN value #>> '{{}}')) COLLATE "C"
+SELECT dag_id, run_id, task_id, map_index, key, {_moment("timestamp")}, size, address
+FROM (
+    SELECT x.*, pg_column_size(x.value) AS size, CASE WHEN pg_column_size(x.value) <= 1500 THEN {ADDRESS} END AS address
+    FROM xcom x
+) found
+WHERE position(%(marker)s IN address) > 0
+ORDER BY substr(address, position(%(marker)s IN address)) COLLATE "C"
 """
 
 

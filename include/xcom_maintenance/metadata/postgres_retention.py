@@ -12,7 +12,7 @@ from typing import Any
 
 from include.xcom_maintenance.core.records import Cut, Scope, Selection
 from include.xcom_maintenance.core.retention import FINISHED_RUN_STATES, FINISHED_TASK_STATES
-from include.xcom_maintenance.metadata.postgres_sql import UNFINISHED
+from include.xcom_maintenance.metadata.postgres_sql import ADDRESS, UNFINISHED
 
 #: Every state but the final ones, as ranges between them: the index on the state finds the few tasks there are, where
 #: NOT IN would read the whole table. Right wherever FEW_UNFINISHED holds.
@@ -122,15 +122,13 @@ class Retention:
 
     @property
     def references(self) -> str:
-        """Values that go and are a string with the base path in it."""
+        """Values that go and are a string with the base path in it, or this project's own object around one."""
         # Only short strings can be references (a key of S3 has 1,024 bytes at most), so large values are never read
         # from TOAST: CASE keeps the order of the tests.
         return f"""{self._with}
-SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), x.value #>> '{{}}'
+SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), {ADDRESS}
 FROM xcom x
-WHERE {self._doomed}
-  AND CASE WHEN pg_column_size(x.value) <= 1500 AND jsonb_typeof(x.value) = 'string'
-           THEN position(%(marker)s IN x.value #>> '{{}}') > 0 END"""
+WHERE {self._doomed} AND CASE WHEN pg_column_size(x.value) <= 1500 THEN position(%(marker)s IN {ADDRESS}) > 0 END"""
 
     def delete(self, *, limited: bool, returning: str | None = None) -> str:
         """The delete; limited to ``%(limit)s`` rows, for a run with more than one transaction may delete.

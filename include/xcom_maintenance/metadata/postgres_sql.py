@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+#: The text of the value of a row ``x`` that can be a reference: NULL for any other.
+ADDRESS = """CASE WHEN jsonb_typeof(x.value) = 'string' THEN x.value #>> '{}'
+                WHEN x.value ->> '__classname__' = 'xcom_blob_backend.BlobReference'
+                THEN x.value #>> '{__data__,uri}' END"""
+
 #: A run that may still pull: {run} is an alias of dag_run.
 UNFINISHED = """({run}.state IS NULL OR NOT {run}.state = ANY(%(run_states)s) OR EXISTS (
         SELECT FROM task_instance t
@@ -22,78 +27,6 @@ FROM unnest(%(dag_ids)s::text[], %(task_ids)s::text[], %(run_ids)s::text[], %(ma
 WHERE EXISTS (SELECT FROM xcom x
               WHERE x.dag_id = c.dag_id AND x.task_id = c.task_id AND x.run_id = c.run_id
                 AND x.map_index = c.map_index AND x.key = c.key)"""
-
-#: One source of references: {columns} hold where the row is, {value} its value as JSON text. Every JSON string that
-#: contains the base path is taken whole, and cut at white space and quotes too, so that a path in a sentence counts.
-#: What is carried on is short, however long the value: no row of the result is longer than a path can be.
-_REFERENCES_OF = r"""
-SELECT {columns}, t.size, left(t.ref, 4096), t.entire, t.entire AND t.top_level,
-       substr(left(t.ref, 4096), position(%(marker)s IN t.ref) + length(%(marker)s)) AS blob_key
-FROM (
-    SELECT {inner_columns}, s.size, s.top_level, piece.ref, piece.entire
-    FROM (
-        SELECT {inner_columns}, coalesce(pg_column_size(x.value), 0) AS size,
-               ('"' || (string)[1] || '"')::jsonb #>> '{{}}' AS token,
-               left({value}, 1) = '"' AS top_level
-        FROM {table} x
-        CROSS JOIN LATERAL regexp_matches({value}, '"((?:[^"\\]|\\.)*)"', 'g') AS string
-        WHERE position(%(marker)s IN {value}) > 0 AND position(%(marker)s IN (string)[1]) > 0
-    ) s
-    CROSS JOIN LATERAL (
-        SELECT s.token AS ref, true AS entire
-        UNION ALL
-        SELECT rtrim(substring(word FROM '[A-Za-z][A-Za-z0-9+.-]*://.*$'), '.,;:)]}}'), false
-        FROM regexp_split_to_table(s.token, '[\s"''<>]+') AS word
-        WHERE s.token ~ '[\s"''<>]' AND position(%(marker)s IN word) > 0
-    ) piece
-    WHERE position(%(marker)s IN piece.ref) > 0
-) t"""
-
-_ROW_COLUMNS = "dag_id", "run_id", "task_id", "map_index", "key", "timestamp"
-
-
-def references_of(table: str, columns: dict[str, str]) -> str:
-    """The references in one table.
-
-    :param table: its name, quoted.
-    :param columns: the types of its columns by name; archive tables of older versions lack some.
-    """
-    defaults = {"map_index": "-1", "timestamp": "NULL::timestamptz"}
-    picked = [
-        name if name in columns else f"{defaults.get(name, quote_literal(''))} AS {name}" for name in _ROW_COLUMNS
-    ]
-    return _REFERENCES_OF.format(
-        columns=", ".join([f"{quote_literal(table)}::text AS source", *(f"t.{name}" for name in _ROW_COLUMNS)]),
-        inner_columns=", ".join(picked),
-        table=table.replace("%", "%%"),
-        value=_json_text(columns["value"]),
-    )
-
-
-def names_in(table: str, columns: dict[str, str], pattern: str) -> str:
-    """The unique parts of blob names that occur in one table and are among ``%(names)s``.
-
-    Anywhere in a value, however it is written or packed; LIKE is quick to pass over what has nothing of this form.
-    """
-    kind = columns["value"]
-    text = "encode(x.value, 'escape')" if kind == "bytea" else "x.value::text"
-    return f"""
-SELECT lower((found)[1]) AS name
-FROM {table.replace("%", "%%")} x CROSS JOIN LATERAL regexp_matches({text}, '{pattern}', 'gi') AS found
-WHERE {text} LIKE '%%-4___-____-____________%%' AND lower((found)[1]) = ANY(%(names)s::text[])"""
-
-
-def _json_text(kind: str) -> str:
-    """The value of a column of a type, as JSON text."""
-    return {"jsonb": "x.value::text", "json": "x.value::jsonb::text"}.get(
-        kind, "to_json(encode(x.value, 'escape'))::text" if kind == "bytea" else "to_json(x.value::text)::text"
-    )
-
-
-def quote_literal(text: str) -> str:
-    """A string constant for a statement whose parameters the driver formats, hence the doubled percent sign."""
-    return "'" + text.replace("'", "''").replace("%", "%%") + "'"
-
 
 #: Tables that hold XCom rows aside: what `airflow db clean` archives, and what migrations moved out of the way.
 ARCHIVE_TABLES = r"""

@@ -13,6 +13,7 @@ from typing import Any
 
 from include.xcom_maintenance.metadata.port import PushedValue, ValuePosition, ValueSpan
 from include.xcom_maintenance.metadata.postgres_session import Session
+from include.xcom_maintenance.metadata.postgres_sql import ADDRESS
 
 _RUNS_AT_ONCE = 200
 #: Of one statement that reads values: rows, and stored bytes.
@@ -55,11 +56,10 @@ WHERE EXISTS (SELECT FROM xcom x
               WHERE x.dag_id = c.dag_id AND x.task_id = c.task_id AND x.key = c.key AND x.timestamp <= c.until)"""
 
 #: What is kept of one value, and the value if it is a short text, which may be a reference.
-STORED = """
-SELECT coalesce(pg_column_size(value), 0),
-       CASE WHEN pg_column_size(value) < 4096 AND jsonb_typeof(value) = 'string' THEN value #>> '{}' END
-FROM xcom WHERE dag_id = %(dag_id)s AND run_id = %(run_id)s AND task_id = %(task_id)s
-  AND map_index = %(map_index)s AND key = %(key)s"""
+STORED = f"""
+SELECT coalesce(pg_column_size(x.value), 0), CASE WHEN pg_column_size(x.value) < 4096 THEN {ADDRESS} END
+FROM xcom x WHERE x.dag_id = %(dag_id)s AND x.run_id = %(run_id)s AND x.task_id = %(task_id)s
+  AND x.map_index = %(map_index)s AND x.key = %(key)s"""
 
 
 def values(session: Session, span: ValueSpan, *, max_value_bytes: int) -> Iterator[PushedValue]:

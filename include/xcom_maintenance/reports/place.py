@@ -37,9 +37,12 @@ class ReportPlace:
         self._run_id = run_id
         self._stem = stem_of(run_id)
 
-    def beside(self, dag_id: str) -> ReportPlace:
-        """The place of the reports of another DAG, for a run of the same id."""
-        return ReportPlace(self._folder.parent, dag_id, self._run_id)
+    def of(self, dag_id: str, run_id: str | None = None) -> ReportPlace:
+        """The files of a run of another DAG, on the same report path.
+
+        :param run_id: None: of one with the same id.
+        """
+        return ReportPlace(self._folder.parent, dag_id, self._run_id if run_id is None else run_id)
 
     def file(self, suffix: str) -> ObjectStoragePath:
         """The run's file with this suffix, such as ``.json``."""
@@ -79,14 +82,26 @@ class ReportPlace:
             return dict(json.loads(self.file(f".{name}.figures").read_text(encoding="utf-8")))
         return None
 
-    def drop_parts(self) -> None:
-        """Forget the figures of an earlier attempt at this run."""
+    def drop_parts(self, kind: str = "shard") -> None:
+        """Forget what tasks of an earlier attempt at this run left, or what is not needed any more.
+
+        :param kind: the name of the parts, without their numbers.
+        """
         with self._errors("written"):
+            self._make_folder()
             # Any number may be missing: that of a task that was killed.
-            parts = re.compile(re.escape(self._stem) + r"\.shard-\d+\.figures")
+            parts = re.compile(re.escape(self._stem) + rf"\.{kind}-\d+\.(figures|jsonl\.gz)")
             for path in list(self._folder.iterdir()):
                 if parts.fullmatch(path.name):
                     path.unlink()
+
+    def write_lines(self, name: str) -> AbstractContextManager[ManifestWriter]:
+        """Write the lines of one of several parts of a run, as a manifest."""
+        return self._write_lines(self.file(f".{name}.jsonl.gz"))
+
+    def read_lines(self, name: str) -> Iterator[dict[str, Any]]:
+        """The lines of a part; errors as of ``read_manifest``."""
+        return self.read_manifest(f"{self._stem}.{name}.jsonl.gz")
 
     # -- manifests: compressed JSON lines, streamed both ways --------------------------------------------------------
 
@@ -102,11 +117,15 @@ class ReportPlace:
             yield writer
 
     @contextmanager
-    def write_deleted(self) -> Iterator[ManifestWriter]:
-        """Write down what was really deleted; each attempt at a run has a file of its own."""
+    def write_deleted(self, part: str = "") -> Iterator[ManifestWriter]:
+        """Write down what was really deleted; each attempt at a run has a file of its own.
+
+        :param part: of several tasks that work at the same time.
+        """
+        name = f".{part}.deleted" if part else ".deleted"
         with self._errors("written"):
-            attempt = next(n for n in count(1) if not self.file(f".deleted-{n}.jsonl.gz").exists())
-        with self._write_lines(self.file(f".deleted-{attempt}.jsonl.gz")) as writer:
+            attempt = next(n for n in count(1) if not self.file(f"{name}-{n}.jsonl.gz").exists())
+        with self._write_lines(self.file(f"{name}-{attempt}.jsonl.gz")) as writer:
             yield writer
 
     @contextmanager

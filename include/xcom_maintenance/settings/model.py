@@ -176,10 +176,13 @@ class RestoreSettings(Settings):
     """The settings of ``xcom_restore``, whose own ones are set for one run, in the trigger form, and nowhere else."""
 
     #: Also the mode: one that lets a cleanup delete says nothing about putting rows back.
-    FORM_ONLY: ClassVar[frozenset[str]] = frozenset({"mode", "archive", "dag_ids", "run_ids", "task_ids"})
+    FORM_ONLY: ClassVar[frozenset[str]] = frozenset({"mode", "archive", "quarantine", "dag_ids", "run_ids", "task_ids"})
 
     #: A folder or a file of an archive; what is no address is taken below archive_path.
     archive: Place | None = None
+    #: Blobs instead of rows: what a run of the reconciliation put into quarantine, by its run id, its manifest or the
+    #: folder in the quarantine; or all.
+    quarantine: Annotated[str, Field(min_length=1)] | None = None
     #: Globs of what to restore; empty: everything.
     dag_ids: Choice = ()
     run_ids: Choice = ()

@@ -1,0 +1,330 @@
+"""The quarantine: nothing that it takes is lost, and what it gives back harms nobody."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.xcom_maintenance.blobs.files import FileBlobStore
+from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
+from include.xcom_maintenance.core.errors import StoreUnavailable
+from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from tests.support.bundle import Bundle, Outcome
+from tests.support.history import History, SeededRun, days_ago
+
+DAG = "xcom_orphan_reconciliation"
+RESTORE = "xcom_restore"
+
+
+class Folder:
+    """A base path of local files, its quarantine beside it."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.quarantine = base.with_name(base.name + "-quarantine")
+
+    def put(self, key: str, *, age_days: float, content: str = "x") -> str:
+        path = self.base / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        self.set_age(path, age_days)
+        return key
+
+    @staticmethod
+    def set_age(path: Path, age_days: float) -> None:
+        when = days_ago(age_days).timestamp()
+        os.utime(path, (when, when))
+
+    def orphan(self, dag_id: str = "a", run_id: str = "gone", *, age_days: float = 30) -> str:
+        return self.put(f"{dag_id}/{run_id}/t/{uuid.uuid4()}", age_days=age_days)
+
+    def blobs(self) -> set[str]:
+        found = {str(p.relative_to(self.base)) for p in self.base.rglob("*") if p.is_file()}
+        return found - {".xcom-maintenance-owner.json"}
+
+    def in_quarantine(self) -> dict[str, Path]:
+        """By the keys that the blobs had."""
+        files = (p for p in self.quarantine.rglob("*") if p.is_file())
+        return {str(p.relative_to(self.quarantine)).partition("/")[2]: p for p in files}
+
+    def grow_old(self, days: float) -> None:
+        """What is in quarantine has been there for so long."""
+        for folder in list(self.quarantine.iterdir()):
+            planned = f"{days_ago(days):%Y%m%dT%H%M%SZ}-{folder.name[-8:]}"
+            folder.rename(folder.with_name(planned))
+        for path in self.in_quarantine().values():
+            self.set_age(path, days)
+
+
+@pytest.fixture
+def folder(bundle: Bundle, history: History, tmp_path: Path) -> Folder:
+    """In use: a row refers to a blob."""
+    found = Folder(tmp_path / "blobs")
+    bundle.common_io["xcom_objectstorage_path"] = f"file://{found.base}"
+    run = history.run("a", 1, run_id="live")
+    history.xcom(run, f"file://{found.base}/{found.put(f'a/live/t/{uuid.uuid4()}', age_days=1)}", age_days=1)
+    return found
+
+
+def enforce(bundle: Bundle, **conf: Any) -> Outcome:
+    return bundle.run(DAG, mode="enforce", **conf).succeeded()
+
+
+def test_an_orphan_is_moved_with_its_origin_and_nothing_else_is(bundle: Bundle, folder: Folder) -> None:
+    before = folder.blobs()
+    orphans = {folder.orphan(), folder.orphan(), folder.orphan("a", "other run, with blanks")}
+    outcome = enforce(bundle)
+    assert folder.blobs() == before
+    assert set(folder.in_quarantine()) == orphans
+    headline = outcome.report["headline"]
+    assert (headline["orphans_quarantined"], headline["orphans_deleted"]) == (3, 0)
+    [ledger] = Path(bundle.report_path.removeprefix("file://"), DAG).glob("*.shard-1.deleted-1.jsonl.gz")
+    lines = [json.loads(line) for line in gzip.decompress(ledger.read_bytes()).splitlines()][:-1]
+    assert {line["key"] for line in lines} == orphans
+    for line in lines:
+        assert Path("/", line["quarantine"].removeprefix("file:///")) == folder.in_quarantine()[line["key"]]
+
+
+def test_what_is_in_quarantine_is_no_orphan_of_a_later_run(bundle: Bundle, folder: Folder) -> None:
+    folder.orphan()
+    enforce(bundle)
+    assert enforce(bundle).report["headline"]["orphan_blobs"] == 0
+    assert len(folder.in_quarantine()) == 1
+
+
+def test_a_blob_is_purged_only_after_its_time_and_only_if_no_value_means_it(
+    bundle: Bundle, folder: Folder, history: History
+) -> None:
+    forgotten, remembered = folder.orphan(), folder.orphan()
+    enforce(bundle)
+    folder.grow_old(29)
+    assert enforce(bundle).report["headline"]["quarantined_blobs_deleted"] == 0
+    folder.grow_old(31)
+    history.xcom(history.run("b", 1), {"at": [f"file://{folder.base}/{remembered}"]}, age_days=1)
+    outcome = enforce(bundle)
+    assert outcome.report["headline"]["quarantined_blobs_deleted"] == 1
+    assert set(folder.in_quarantine()) == {remembered}
+    assert "xcom_restore" in " ".join(outcome.report["warnings"])
+    assert forgotten not in folder.blobs()
+
+
+def test_a_stranger_in_the_quarantine_is_left_alone(bundle: Bundle, folder: Folder) -> None:
+    folder.orphan()
+    enforce(bundle)
+    strangers = [folder.quarantine / "readme.txt", folder.quarantine / "20200101T000000Z-abcdef01" / "notes.txt"]
+    for path in strangers:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+        folder.set_age(path, 400)
+    enforce(bundle)
+    assert all(path.exists() for path in strangers)
+
+
+# -- putting back --------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["run", "manifest", "dag", "all"])
+def test_what_was_quarantined_returns_and_nothing_is_overwritten(bundle: Bundle, folder: Folder, how: str) -> None:
+    first, other = folder.orphan(), folder.put(f"a/kept/t/{uuid.uuid4()}", age_days=30, content="old")
+    quarantined = bundle.run(DAG, run_id="the run", mode="enforce").succeeded()
+    folder.put(other, age_days=0, content="new")
+    choice = {
+        "run": {"quarantine": "the run"},
+        "manifest": {"quarantine": quarantined.report["manifest"]},
+        "dag": {"quarantine": "all", "dag_ids": "a"},
+        "all": {"quarantine": "all"},
+    }[how]
+    keys = folder.blobs()
+    reported = bundle.run(RESTORE, **choice).succeeded()
+    assert (folder.blobs(), reported.report["headline"]["blobs_to_restore"]) == (keys, 1)
+    restored = bundle.run(RESTORE, mode="enforce", **choice).succeeded()
+    assert restored.report["headline"]["blobs_restored"] == 1
+    assert folder.blobs() == keys | {first}
+    assert (folder.base / other).read_text() == "new"
+    assert (folder.base / first).read_text() == "x"
+    assert set(folder.in_quarantine()) == {other}
+
+
+def test_only_what_was_chosen_returns(bundle: Bundle, folder: Folder, history: History) -> None:
+    history.dag("b")
+    of_a, of_b = folder.orphan("a"), folder.orphan("b")
+    enforce(bundle)
+    bundle.run(RESTORE, mode="enforce", quarantine="all", dag_ids=["b"]).succeeded()
+    assert of_b in folder.blobs()
+    assert set(folder.in_quarantine()) == {of_a}
+    wrong = bundle.run(RESTORE, mode="enforce", quarantine="no such run")
+    assert "quarantine" in str(wrong.error)
+
+
+# -- at every moment --------------------------------------------------
+
+
+class Killed(BaseException):
+    """Not an Exception: no handler of the bundle sees it, as none would see a kill."""
+
+
+CALLS = [
+    *((PostgresMetadataStore, name) for name in ("referenced", "unfinished_runs")),
+    *((FileBlobStore, name) for name in ("copy_to", "_delete", "put")),
+]
+
+
+@contextmanager
+def killed_at(moment: int) -> Iterator[list[int]]:
+    """Kill before (odd moments) or after (even) the n-th call; yields how many moments there were."""
+    calls = [0]
+
+    def wrap(original: Any) -> Any:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == moment:
+                raise Killed
+            result = original(*args, **kwargs)
+            calls[0] += 1
+            if calls[0] == moment:
+                raise Killed
+            return result
+
+        return wrapper
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in CALLS:
+            patch.setattr(owner, name, wrap(getattr(owner, name)))
+        yield calls
+
+
+def test_whenever_a_sweep_is_killed_each_blob_is_in_at_least_one_place(
+    bundle: Bundle, folder: Folder, history: History
+) -> None:
+    moment = 0
+    while True:
+        moment += 1
+        orphan = folder.orphan()
+        found = bundle.find(run_id=f"r{moment}", mode="enforce")
+        with killed_at(moment):
+            try:
+                bundle.sweep(found, run_id=f"r{moment}", mode="enforce")
+                ended = True
+            except Killed:
+                ended = False
+        assert orphan in folder.blobs() | set(folder.in_quarantine())
+        bundle.sweep(found, run_id=f"r{moment}", mode="enforce")  # another attempt
+        assert orphan in folder.in_quarantine()
+        assert orphan not in folder.blobs()
+        if ended:
+            break
+    assert moment >= 8
+
+
+def test_a_row_that_appears_while_blobs_are_copied_keeps_its_blob(
+    bundle: Bundle, folder: Folder, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphan, run = folder.orphan(), history.run("b", 1)
+    found = bundle.find(run_id="r", mode="enforce")
+    copy = FileBlobStore.copy_to
+
+    def copy_then_refer(*args: Any, **kwargs: Any) -> bool:
+        copied = copy(*args, **kwargs)
+        history.xcom(run, f"file://{folder.base}/{orphan}", age_days=0)
+        return copied
+
+    monkeypatch.setattr(FileBlobStore, "copy_to", copy_then_refer)
+    swept = bundle.sweep(found, run_id="r", mode="enforce")
+    assert swept["orphans_quarantined"] == 0
+    assert orphan in folder.blobs()
+    assert folder.in_quarantine() == {}
+
+
+def test_a_blob_that_cannot_be_copied_stays_and_does_not_stop_the_others(
+    bundle: Bundle, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, fine = folder.orphan(), folder.orphan()
+    copy = FileBlobStore.copy_to
+
+    def fails_for_one(self: FileBlobStore, blob: Any, **kwargs: Any) -> bool:
+        if blob.key == stuck:
+            raise StoreUnavailable("The store is full", remedy="Wait")
+        return copy(self, blob, **kwargs)
+
+    monkeypatch.setattr(FileBlobStore, "copy_to", fails_for_one)
+    outcome = bundle.run(DAG, mode="enforce")
+    assert "1 blobs could not be disposed of, 1 were" in str(outcome.error)
+    assert stuck in folder.blobs()
+    assert set(folder.in_quarantine()) == {fine}
+    assert outcome.table("Blobs that could not be deleted") == [{"blob": stuck, "answer": "The store is full"}]
+
+
+def test_a_manifest_that_is_too_old_is_not_carried_out(
+    bundle: Bundle, folder: Folder, live: SeededRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphan = folder.orphan()
+    found = bundle.find(run_id="r", mode="enforce")
+    now = PostgresMetadataStore.now
+    monkeypatch.setattr(PostgresMetadataStore, "now", lambda self: now(self) + timedelta(days=8))
+    with pytest.raises(Exception, match="max_manifest_age_days"):
+        bundle.sweep(found, run_id="r", mode="enforce")
+    assert orphan in folder.blobs()
+
+
+# -- decisions over several runs and several tasks --------------------------------------------------
+
+
+def test_references_that_vanish_without_their_blobs_stop_the_next_run_until_somebody_accepts_that(
+    bundle: Bundle, folder: Folder, history: History
+) -> None:
+    run = history.run("a", 20, run_id="old")
+    for number in range(120):
+        blob = folder.put(f"a/old/t/{uuid.uuid4()}", age_days=20)
+        history.xcom(run, f"file://{folder.base}/{blob}", age_days=20, key=str(number))
+    enforce(bundle)
+    before = folder.blobs()
+    history.connection.execute("DELETE FROM xcom WHERE run_id = 'old'")  # as airflow db clean would
+    for _ in range(2):
+        refused = bundle.run(DAG, mode="enforce")
+        assert "max_reference_shrink" in str(refused.error)
+        bundle.run(DAG).succeeded()  # a report does not make it acceptable
+    assert folder.blobs() == before
+    assert enforce(bundle, max_reference_shrink=1).report["headline"]["orphans_quarantined"] == 120
+
+
+def test_several_tasks_find_and_sweep_what_one_would(bundle: Bundle, folder: Folder, history: History) -> None:
+    history.dag("b")
+    orphans = {folder.orphan("ab"[number % 2]) for number in range(30)}
+    alone = bundle.run(DAG).succeeded()
+    bundle.variable = {"shard_blobs": 5}
+    outcome = enforce(bundle)
+    assert len({line["key"] for line in outcome.manifest("orphan")}) == len(orphans)
+    assert {line["key"] for line in outcome.manifest("orphan")} == {line["key"] for line in alone.manifest("orphan")}
+    assert len(outcome.table("Orphans swept, by task")) == 6
+    assert set(folder.in_quarantine()) == orphans
+    assert outcome.report["headline"]["orphans_quarantined"] == 30
+
+
+def test_a_find_that_did_not_end_is_never_taken_for_one_that_found_nothing(bundle: Bundle, folder: Folder) -> None:
+    folder.orphan()
+    planned = bundle.task(DAG, "plan", run_id="r", mode="enforce")
+    with pytest.raises(Exception, match="nothing can be concluded"):
+        bundle.task(DAG, "decide", planned, run_id="r", mode="enforce")
+
+
+def test_a_copy_is_not_taken_back_if_the_store_deleted_the_original_and_said_that_it_failed(
+    bundle: Bundle, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphan = folder.orphan()
+    delete = FileBlobStore._delete
+
+    def deletes_and_fails(*args: Any) -> Deletion:
+        return Deletion(delete(*args).blob, DeleteResult.FAILED, "timed out")
+
+    monkeypatch.setattr(FileBlobStore, "_delete", deletes_and_fails)
+    assert "1 blobs could not be disposed of" in str(bundle.run(DAG, mode="enforce").error)
+    assert set(folder.in_quarantine()) == {orphan}

@@ -1,0 +1,114 @@
+"""The jobs of a reconciliation, called one after the other without the tasks around them: quick, and open to kills."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.jobs import disposal, reconciliation
+from include.xcom_maintenance.jobs.job import Job
+from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.reports.place import ReportPlace
+from include.xcom_maintenance.reports.report import Report
+from include.xcom_maintenance.settings import Settings
+
+#: In their order; those from the fourth on change something.
+PHASES = ("plan", "find", "decide", "share_out", "sweep", "finish")
+
+
+@dataclass
+class Reconciliation:
+    """One run; each job over a metadata store of its own, as each task has."""
+
+    store: Callable[[], PostgresMetadataStore]
+    #: Where the reports are.
+    folder: Path
+    settings: Settings
+    blobs: BlobStore
+    quarantine: BlobStore
+    mode: str = "enforce"
+    run_id: str = field(default_factory=lambda: f"run_{uuid.uuid4().hex[:8]}")
+    shards: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.report = Report("xcom_orphan_reconciliation", self.run_id, mode=self.mode)
+
+    @contextmanager
+    def job(self) -> Iterator[Job]:
+        from airflow.sdk import ObjectStoragePath
+
+        place = ReportPlace(ObjectStoragePath(f"file://{self.folder}"), self.report.dag_id, self.run_id)
+        with self.store() as metadata:
+            identity = metadata.check(may_delete=False, reads_references=True)
+            yield Job(self.settings, metadata, identity, self.blobs, self.report, place, quarantine=self.quarantine)
+            place.write(self.report)
+
+    def plan(self) -> None:
+        with self.job() as job:
+            reconciliation.plan(job)
+
+    def find(self) -> None:
+        with self.job() as job:
+            shards = reconciliation.split(job)
+        for shard in shards:
+            with self.job() as job:
+                reconciliation.find(job, shard)
+
+    def decide(self) -> None:
+        with self.job() as job:
+            reconciliation.decide(job)
+
+    def share_out(self) -> None:
+        with self.job() as job:
+            self.shards = disposal.share_out(job)
+
+    def sweep(self) -> None:
+        for shard in self.shards:
+            with self.job() as job:
+                disposal.sweep_orphans(job, shard)
+
+    def finish(self) -> None:
+        with self.job() as job:
+            disposal.finish(job, self.shards)
+
+    def run(self) -> Report:
+        for phase in PHASES if self.mode == "enforce" else PHASES[:3]:
+            getattr(self, phase)()
+        return self.report
+
+
+class Killed(BaseException):
+    """Not an Exception: no handler of the bundle sees it, as none would see a kill."""
+
+
+@contextmanager
+def killed_at(moment: int, calls: list[tuple[type, str]]) -> Iterator[None]:
+    """Kill before (odd moments) or after (even) the n-th of these calls."""
+    count = 0
+
+    def tick() -> None:
+        nonlocal count
+        count += 1
+        if count == moment:
+            raise Killed
+
+    def wrap(original: Any) -> Any:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            tick()
+            result = original(*args, **kwargs)
+            tick()
+            return result
+
+        return wrapper
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in calls:
+            patch.setattr(owner, name, wrap(getattr(owner, name)))
+        yield

@@ -33,7 +33,14 @@ def run(server: PostgresServer, shape: Shape, say: Callable[[str], None]) -> dic
     rows, plain, ours = _size_part(server, "bench_airflow")
     say(f"  plain GROUP BY: {statistics.median(plain):.2f} s; ours, the size part: {statistics.median(ours):.2f} s")
     url = server.url("bench_airflow")
-    orm = _last(in_a_process("benchmarks.orm", str(ORM_ROWS), AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=url))
+    # The quickest of three: a machine that does other things besides must not flatter us.
+    orm = min(
+        (
+            _last(in_a_process("benchmarks.orm", str(ORM_ROWS), AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=url))
+            for _ in range(3)
+        ),
+        key=lambda found: found["seconds"],
+    )
     orm_seconds = orm["seconds"] / orm["rows"] * rows
     say(f"  Airflow's ORM: {orm_seconds:.1f} s, extrapolated from {orm['rows']:,} rows in {orm['seconds']:.2f} s")
     audits = {

@@ -40,6 +40,7 @@ def describe(job: Job, found: Findings) -> None:
     if found.secrets is not None:
         describe_secrets(report, found.secrets, top=top)
     report.charts = list(size_charts(found, top))
+    report.charts_after = 2  # the scorecard, and what to do
     report.details = {"scorecard": [_as_json(line) for line in found.scorecard], "growth": _remembered(job, found)}
     report.warnings += _warnings(job, found)
     job.breaches += [
@@ -77,10 +78,14 @@ def _headline(found: Findings) -> dict[str, Any]:
         "share_of_database": values.get("database_share") or 0.0,
         "overdue_rows": values.get("overdue_rows"),
         "pushes_of_busiest_task": values.get("pushes_a_day"),
-        "push_seconds": values.get("push_latency"),
-        "pull_seconds": values.get("pull_latency"),
+        "push_seconds": _rounded(values.get("push_latency")),
+        "pull_seconds": _rounded(values.get("pull_latency")),
         "breaches": sum(line.verdict is Verdict.WARN for line in found.scorecard),
     }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
 
 
 def _remembered(job: Job, found: Findings) -> dict[str, Any]:

@@ -70,6 +70,8 @@ class Report:
     headline: dict[str, Any] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
+    #: How many of the tables are shown before the charts.
+    charts_after: int = 0
     #: Figures for programs, such as the next audit, which are not shown.
     details: dict[str, Any] = field(default_factory=dict)
     #: Each as {"problem", "setting", "remedy"}.

@@ -12,12 +12,14 @@ import resource
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import psycopg
 from airflow.sdk import ObjectStoragePath
 
-from include.xcom_maintenance.jobs import size_audit
+from include.xcom_maintenance.detection import SecretDetector
+from include.xcom_maintenance.jobs import secrets, size_audit
 from include.xcom_maintenance.jobs.job import Job
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from include.xcom_maintenance.reports.place import ReportPlace
@@ -44,7 +46,9 @@ def main() -> None:
             statement_timeout=settings.statement_timeout_seconds,
         ) as metadata:
             identity = metadata.check(may_delete=False, reads_references=False)
-            size_audit.audit(Job(settings, metadata, identity, None, report, place))
+            # All but the live probe, which needs a running task; it takes no time that depends on the table.
+            scan = partial(secrets.scan, make_detector=SecretDetector)
+            size_audit.audit(Job(settings, metadata, identity, None, report, place), secrets=scan)
         place.write(report)
         seconds = time.monotonic() - started
         if arguments.report:

@@ -15,7 +15,7 @@ from xcom_blob_backend.config import BasePath
 from include.xcom_maintenance.core.blob_uri import BasePath as MaintainedPath
 from include.xcom_maintenance.core.blob_uri import BlobUri
 from include.xcom_maintenance.core.records import Coordinates
-from include.xcom_maintenance.core.reference_formats import coordinates_of, unique_part
+from include.xcom_maintenance.core.reference_formats import KNOWN
 from tests.backend.conftest import files_in, name_in, pull, push
 
 HOSTILE = [
@@ -52,8 +52,7 @@ def test_no_name_leaves_its_folder_or_is_too_long(dag_id: str, run_id: str, task
     assert all(segment.strip(".") and len(segment) <= 255 for segment in segments)
     assert re.fullmatch(r"[A-Za-z0-9_.\-~%:+@=,/]+", name)
     assert names.is_blob_name(name)
-    assert coordinates_of(name) is not None
-    assert unique_part(name) is not None
+    assert KNOWN.coordinates_of(name) is not None
     base = MaintainedPath.parse("s3://bucket/xcom", setting="")
     assert base.contains(BlobUri.parse(f"s3://conn@bucket/xcom/{name}"))
 
@@ -72,7 +71,7 @@ def test_no_two_pushes_share_a_name() -> None:
 @pytest.mark.parametrize("run_id", ["manual__2026-01-01T00:00:00.123456+00:00", "scheduled__2026-01-01", "a~b"])
 def test_no_usual_id_is_changed(dag_id: str, run_id: str) -> None:
     name = names.blob_name(dag_id, run_id, "group.task_1", prefix_bytes=20)
-    assert coordinates_of(name) == Coordinates(dag_id, run_id, "group.task_1")
+    assert KNOWN.coordinates_of(name) == Coordinates(dag_id, run_id, "group.task_1")
 
 
 @given(st.text(min_size=1, max_size=80), st.text(min_size=1, max_size=80))

@@ -306,6 +306,7 @@ def test_a_folder_without_an_archive_in_it(bundle: Bundle, history: History, roo
         (gzip.compress(b'{"kind":"header","format":9,"database":"","dag_id":"","run_id":"","archived_at":""}\n'),
          "format that is not known"),
     ],
+    ids=["plain", "no_header", "another_format"],
 )  # fmt: skip
 def test_one_file_that_is_no_archive_stops_all_before_anything_is_changed(
     bundle: Bundle, history: History, root: str, tmp_path: Path, content: bytes, expected: str

@@ -243,6 +243,7 @@ def test_an_archive_that_is_damaged_is_read_up_to_there(local: Any, tmp_path: Pa
         (gzip.compress(b'{"kind":"header","format":1,"database":"","dag_id":"","run_id":"","archived_at":""}\n'
                        b'{"kind":"row","sql_null":false,"row":{"value":"secret"}}\n'), "line 2 is no row"),
     ],
+    ids=["plain", "no_header", "no_json", "another_format", "no_row"],
 )  # fmt: skip
 def test_a_file_that_is_no_archive_is_named_and_not_shown(
     local: Any, tmp_path: Path, content: bytes, message: str

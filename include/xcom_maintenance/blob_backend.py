@@ -61,11 +61,11 @@ class BlobBackend:
             paths = filter(None, (found.base, *found.also_read, found.stock))
             return tuple(f"{path.bucket}/{path.prefix}".lstrip("/") for path in paths)
 
-    def packed_bytes(self, text: str) -> int:
+    def blob_bytes(self, value: ReadValue) -> int:
         with _errors():
             from xcom_blob_backend import moving
 
-            return moving.packed_bytes(text)
+            return moving.blob_bytes(value.text, _at(value.place))
 
     def into_blob(self, value: ReadValue) -> Moved:
         with _errors():

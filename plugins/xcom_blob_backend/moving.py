@@ -13,6 +13,7 @@ from xcom_blob_backend import transfer, values
 from xcom_blob_backend.config import settings
 from xcom_blob_backend.errors import BlobDamaged
 from xcom_blob_backend.header import Coordinates
+from xcom_blob_backend.names import blob_name
 from xcom_blob_backend.reference import BlobReference
 
 
@@ -70,12 +71,10 @@ def is_reference(row: Any) -> bool:
     return BlobReference.data_of(row) is not None
 
 
-def packed_bytes(text: str) -> int:
-    """How large a value would be in a blob, but for the header."""
-    from xcom_blob_backend.codec import compress
-
-    limits = settings()
-    return len(compress(text.encode(), limits.compression, limits.compression_level)[1])
+def blob_bytes(text: str, at: Coordinates) -> int:
+    """How large the blob of a value would be."""
+    name = blob_name(at.dag_id, at.run_id, at.task_id, prefix_bytes=settings().base.prefix_bytes)
+    return len(transfer.seal(_encoded(text), at, name))
 
 
 def _encoded(text: str) -> values.Encoded:

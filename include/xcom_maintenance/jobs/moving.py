@@ -70,7 +70,9 @@ def apply(job: Job, backend: Backend) -> None:
         for batch in _batches(job, lines):
             if not courtesy.go_on():
                 break
-            if not probed:  # by this worker, which need not be the one that planned
+            # By this worker, which need not be the one that planned; and before threads need the store, since its
+            # first use may have to ask Airflow for a Connection.
+            if not probed:
                 make_sure(job, backend, batch[0].place)
                 probed = True
             mover.move(pool, batch)

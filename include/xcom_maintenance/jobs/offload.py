@@ -68,8 +68,8 @@ class Backend(Protocol):
     def bases(self) -> tuple[str, ...]:
         """Its base paths, as ``bucket/prefix``."""
 
-    def packed_bytes(self, text: str) -> int:
-        """How large a value would be in a blob."""
+    def blob_bytes(self, value: ReadValue) -> int:
+        """How large the blob of a value would be."""
 
     def into_blob(self, value: ReadValue) -> Moved:
         """Write a blob, and read it back to see that it holds the value.
@@ -186,8 +186,9 @@ def _sample(job: Job, backend: Backend | None, places: list[ValuePlace]) -> floa
     """The share of their size to which some of the values shrink; by the backend itself, or about as gzip does."""
     before = after = 0
     for value in _read(job, places):
-        before += len(value.text.encode())
-        after += backend.packed_bytes(value.text) if backend else len(zlib.compress(value.text.encode()))
+        data = value.text.encode()
+        before += len(data)
+        after += backend.blob_bytes(value) if backend else len(zlib.compress(data))
         if before >= _SAMPLE_BYTES:
             break
     return round(after / before, 4) if before else None

@@ -71,16 +71,18 @@ def run_apply(
     *,
     may_delete: bool = True,
     may_insert: bool = False,
+    needs_blobs: bool = True,
     kind: type[Settings] = Settings,
 ) -> dict[str, Any]:
     """Run the step that carries out what the first one planned, and ends the run.
 
     :param planned: the summary of the first step.
     :param may_delete: whether it deletes rows.
+    :param needs_blobs: whether it looks at blobs by our own adapters.
     :returns: a small summary, as ``run_plan``.
     :raises AirflowSkipException: if the mode is report, or was when the plan was made: such a plan has passed no guard.
     """
-    return _run(step, planned=planned, may_delete=may_delete, may_insert=may_insert, needs_blobs=True, kind=kind)
+    return _run(step, planned=planned, may_delete=may_delete, may_insert=may_insert, needs_blobs=needs_blobs, kind=kind)
 
 
 def run_part(

@@ -192,6 +192,32 @@ def restore() -> dict[str, Param]:
     }
 
 
+def offload() -> dict[str, Param]:
+    """The form of ``xcom_offload_large_values``."""
+    return {
+        "mode": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, "report", "enforce"],
+            title="Mode",
+            values_display={"report": "report: change nothing", "enforce": "enforce: move the values"},
+            description="Empty: report, whatever is configured for the DAGs that delete.",
+        ),
+        "direction": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, "offload", "inline"],
+            title="Direction",
+            values_display={"offload": "offload: from rows into blobs", "inline": "inline: from blobs back into rows"},
+            description="Empty: offload.",
+        ),
+        "dag_ids": _choice("DAGs"),
+        "offload_threshold_bytes": integer("Threshold (bytes)", "Values from this size on move.", minimum=1024),
+        "max_minutes": number("Time budget (minutes)", "Stop then; the next run goes on.", exclusiveMinimum=0),
+        **places(),
+    }
+
+
 def _switch(title: str, description: str) -> Param:
     return Param(None, type=["null", "boolean"], title=title, description=f"{description} {_AS_CONFIGURED}")
 

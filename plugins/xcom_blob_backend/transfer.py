@@ -59,29 +59,44 @@ def save(value: Any, at: Coordinates) -> Any:
     :raises StoreFailed: if the store does not take it.
     """
     last_push.encryption_seconds = None
-    if value is None or at.key in _READ_BY_THE_SCHEDULER:
+    if value is None or is_read_by_the_scheduler(at.key):
         return _encode(value, at).inline
     started = time.perf_counter()
     encoded = _encode(value, at)
     raw_bytes = len(encoded.data)
     _check_size(raw_bytes, at)
     limits = settings()
+    row: Any
     if raw_bytes >= limits.threshold:
-        name = blob_name(at.dag_id, at.run_id, at.task_id, prefix_bytes=limits.base.prefix_bytes)
-        blob = seal(encoded, at, name)
-        _store(limits.base).put(name, blob)
-        row: Any = BlobReference.row(uri=limits.base.uri(name), bytes=raw_bytes, stored_bytes=len(blob))
-        store, stored_bytes = limits.base.scheme, len(blob)
+        row, stored_bytes = put(encoded, at)
+        store = limits.base.scheme
     elif limits.encrypt_inline or (type(value) is str and _place(value) is not None):
         # The second is a text that looks like a reference of the stock backend: sealed, it is not taken for one.
-        blob = seal(encoded, at, "", encrypt=limits.encrypt_inline)
-        row = SealedValue.row(sealed=base64.b64encode(blob).decode())
-        store, stored_bytes = "inline", len(blob)
+        row, stored_bytes = sealed_row(encoded, at)
+        store = "inline"
     else:
         row, store, stored_bytes = encoded.inline, "inline", raw_bytes
     seconds = time.perf_counter() - started
     metrics.emit("push", store=store, seconds=seconds, raw_bytes=raw_bytes, stored_bytes=stored_bytes)
     return row
+
+
+def put(encoded: values.Encoded, at: Coordinates) -> tuple[dict[str, Any], int]:
+    """Write a blob, whatever the threshold; returns the reference for the row, and the size of the blob.
+
+    :raises StoreFailed: if the store does not take it.
+    """
+    base = settings().base
+    name = blob_name(at.dag_id, at.run_id, at.task_id, prefix_bytes=base.prefix_bytes)
+    blob = seal(encoded, at, name)
+    _store(base).put(name, blob)
+    return BlobReference.row(uri=base.uri(name), bytes=len(encoded.data), stored_bytes=len(blob)), len(blob)
+
+
+def sealed_row(encoded: values.Encoded, at: Coordinates) -> tuple[dict[str, Any], int]:
+    """A value for the row itself, in the format of a blob; and its size."""
+    blob = seal(encoded, at, "", encrypt=settings().encrypt_inline)
+    return SealedValue.row(sealed=base64.b64encode(blob).decode()), len(blob)
 
 
 def load(row: Any, asked: Coordinates | None) -> Any:
@@ -103,7 +118,7 @@ def load(row: Any, asked: Coordinates | None) -> Any:
         value, raw_bytes = unseal(blob, name="", asked=asked, where=where)
         store = "inline"
     elif (place := place_of(row)) is not None:
-        blob, store = _store(place.base).get(place.name), place.base.scheme
+        blob, store = get(place), place.base.scheme
         if place.stock:
             from xcom_blob_backend import stock
 
@@ -115,6 +130,20 @@ def load(row: Any, asked: Coordinates | None) -> Any:
     seconds = time.perf_counter() - started
     metrics.emit("pull", store=store, seconds=seconds, raw_bytes=raw_bytes, stored_bytes=len(blob))
     return value
+
+
+def is_read_by_the_scheduler(key: str | None) -> bool:
+    """Whether entries of this key stay in their rows as they are."""
+    return key in _READ_BY_THE_SCHEDULER
+
+
+def get(place: Place) -> bytes:
+    """A blob.
+
+    :raises BlobMissing, StoreFailed: if it cannot be had.
+    """
+    blob: bytes = _store(place.base).get(place.name)
+    return blob
 
 
 def is_stored(row: Any) -> bool:
@@ -205,6 +234,15 @@ def seal(encoded: values.Encoded, at: Coordinates, name: str, *, encrypt: bool =
 
 def unseal(blob: bytes, *, name: str, asked: Coordinates | None, where: str) -> tuple[Any, int]:
     """The value in a blob, and its size as JSON."""
+    data, header = open_blob(blob, name=name, asked=asked, where=where)
+    try:
+        return values.decode(data, header.encoding), header.raw_bytes
+    except UnicodeDecodeError:
+        raise BlobDamaged(f"{where} is damaged: it holds no text") from None
+
+
+def open_blob(blob: bytes, *, name: str, asked: Coordinates | None, where: str) -> tuple[bytes | memoryview, Header]:
+    """The JSON in a blob, decrypted and decompressed, and what the blob says about itself."""
     from xcom_blob_backend.codec import decompress
 
     packed, header, payload = split(blob, where)
@@ -218,11 +256,7 @@ def unseal(blob: bytes, *, name: str, asked: Coordinates | None, where: str) -> 
             )
         keys = _keys(text)
         content = keys.open(payload, header=packed, key_id=header.key_id, salt=header.salt or "", where=where)
-    data = decompress(content, header.codec, header.raw_bytes, where)
-    try:
-        return values.decode(data, header.encoding), header.raw_bytes
-    except UnicodeDecodeError:
-        raise BlobDamaged(f"{where} is damaged: it holds no text") from None
+    return decompress(content, header.codec, header.raw_bytes, where), header
 
 
 def _encode(value: Any, at: Coordinates) -> values.Encoded:

@@ -59,6 +59,11 @@ def encode(value: Any) -> Encoded:
     return Encoded(data, SERDE, structure)
 
 
+def has_marks(data: bytes) -> bool:
+    """Whether JSON may hold a dict that Airflow's serialization made; without one it holds the value itself."""
+    return _MARK in data
+
+
 def decode(data: bytes | memoryview, encoding: str) -> Any:
     """The value again."""
     with _uncollected():

@@ -12,7 +12,15 @@ from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
-OURS = frozenset({"xcom_cleanup", "xcom_orphan_reconciliation", "xcom_restore", "xcom_size_audit"})
+OURS = frozenset(
+    {
+        "xcom_cleanup",
+        "xcom_offload_large_values",
+        "xcom_orphan_reconciliation",
+        "xcom_restore",
+        "xcom_size_audit",
+    }
+)
 USERS = "users_own"
 
 _DECOY = '''"""Somebody's module that looks like a DAG file, in a folder that holds no DAGs."""

@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from include.xcom_maintenance.settings import Layer, RestoreSettings, RetentionRule, Settings, resolve
+from include.xcom_maintenance.settings import Layer, OffloadSettings, RestoreSettings, RetentionRule, Settings, resolve
 from tests.conftest import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -24,6 +24,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
     text = (DOCS / "settings.md").read_text()
     general, rules = text.split("## Retention rules")
     rules, form = rules.split("## The form of `xcom_restore`")
+    form, offload = form.split("## The form of `xcom_offload_large_values`")
     listed = table_after(general, "| setting |")
     assert set(listed) == set(Settings.model_fields)
     for name, default in Settings().model_dump(mode="json").items():
@@ -33,6 +34,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
             assert listed[name] == f"{default:g}" if isinstance(default, float) else listed[name] == str(default)
     assert set(table_after(rules, "| in a rule |")) == set(RetentionRule.model_fields)
     assert set(table_after(form, "| in the form |")) == RestoreSettings.FORM_ONLY
+    assert set(table_after(offload, "| in its form |")) == OffloadSettings.FORM_ONLY
 
 
 @pytest.mark.parametrize("document", sorted(path.name for path in DOCS.glob("*.md")))

@@ -45,7 +45,7 @@ def finish(job: Job, shards: list[Shard]) -> None:
     else:
         job.place.clear_pending()
     if job.settings.vacuum and report.headline["rows_deleted"]:
-        _vacuum(job)
+        vacuum(job)
     if failed:
         raise PartialFailure(
             f"{failed} blobs could not be deleted; their rows are gone",
@@ -160,7 +160,7 @@ def _finish_earlier_runs(job: Job, blobs: BlobStore, deadline: datetime | None) 
     return failed
 
 
-def _vacuum(job: Job) -> None:
+def vacuum(job: Job) -> None:
     """Let new rows use the space of the deleted ones, and say honestly what that gives back."""
     if not job.metadata.may_vacuum():
         job.report.warnings.append(

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.causes import Circumstances
+from include.xcom_maintenance.core.offloading import Movable, ReadValue, Replacement, ValuePlace
 from include.xcom_maintenance.core.records import (
     ArchivedRow,
     Coordinates,
@@ -111,11 +112,14 @@ class MetadataStore(Protocol):
     ``ConfigurationError`` if a right is missing.
     """
 
-    def check(self, *, may_delete: bool, reads_references: bool, may_insert: bool = False) -> DatabaseIdentity:
+    def check(
+        self, *, may_delete: bool, reads_references: bool, may_insert: bool = False, may_update: bool = False
+    ) -> DatabaseIdentity:
         """Make sure that this is an Airflow whose schema is known, and that the rights are there.
 
         :param may_delete: whether the right to delete XCom rows is needed.
         :param may_insert: whether the right to insert XCom rows is needed.
+        :param may_update: whether the right to change their values is needed.
         :param reads_references: whether archive tables will be read too, as everything is that may hold a reference.
         :raises ConfigurationError: naming what is missing.
         """
@@ -291,6 +295,27 @@ class MetadataStore(Protocol):
 
         :param rows: all of one archive file.
         :raises ConfigurationError: if they cannot be read as rows of the table.
+        """
+
+    def large_values(self, min_bytes: int) -> Iterator[Movable]:
+        """Values of finished runs that are at least so long as JSON and not in a blob of this project's backend."""
+
+    def offloaded_values(self) -> Iterator[Movable]:
+        """The rows of finished runs that refer to a blob of this project's backend."""
+
+    def read_values(self, places: Sequence[ValuePlace]) -> list[ReadValue]:
+        """What some rows hold; rows that are gone, and values that are NULL, are left out."""
+
+    def as_stored(self, text: str) -> str | None:
+        """What the store would give back for a value; None if it cannot hold it.
+
+        :param text: as JSON.
+        """
+
+    def replace_values(self, replacements: Sequence[Replacement]) -> list[Replacement]:
+        """Put values in the place of others in one short transaction, and nothing else; returns what took place.
+
+        A row is locked, and changed only if it still holds what was read and its run is finished.
         """
 
 

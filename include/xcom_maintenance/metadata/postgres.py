@@ -13,6 +13,7 @@ from typing import Any, Self
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.causes import Circumstances
 from include.xcom_maintenance.core.errors import ConfigurationError
+from include.xcom_maintenance.core.offloading import Movable, ReadValue, Replacement, ValuePlace
 from include.xcom_maintenance.core.records import (
     ArchivedRow,
     Coordinates,
@@ -28,7 +29,13 @@ from include.xcom_maintenance.core.records import (
 )
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
 from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
-from include.xcom_maintenance.metadata import postgres_audit, postgres_reconciliation, postgres_restore, postgres_values
+from include.xcom_maintenance.metadata import (
+    postgres_audit,
+    postgres_offload,
+    postgres_reconciliation,
+    postgres_restore,
+    postgres_values,
+)
 from include.xcom_maintenance.metadata import postgres_references as refs
 from include.xcom_maintenance.metadata import postgres_retention as retention
 from include.xcom_maintenance.metadata import postgres_sql as sql
@@ -91,7 +98,9 @@ class PostgresMetadataStore:
 
     # -- what this database is -------------------------------------------------------------------------------------
 
-    def check(self, *, may_delete: bool, reads_references: bool, may_insert: bool = False) -> DatabaseIdentity:
+    def check(
+        self, *, may_delete: bool, reads_references: bool, may_insert: bool = False, may_update: bool = False
+    ) -> DatabaseIdentity:
         columns = {
             name: dict(found) for name, found in self._session.rows(sql.COLUMNS, {"tables": list(sql.REQUIRED_COLUMNS)})
         }
@@ -115,7 +124,8 @@ class PostgresMetadataStore:
                 setting=self._setting,
                 remedy="Airflow 3.1 or later on Postgres is needed; run `airflow db migrate`, or update the bundle",
             )
-        rights = [right for right, needed in (("DELETE", may_delete), ("INSERT", may_insert)) if needed]
+        wanted = {"DELETE": may_delete, "INSERT": may_insert, "UPDATE (value)": may_update}
+        rights = [right for right, needed in wanted.items() if needed]
         self._check_rights(rights, reads_references=reads_references)
         return self._identity()
 
@@ -128,7 +138,9 @@ class PostgresMetadataStore:
         missing = self._session.rows(
             """SELECT current_user, needed.name, needed.privilege
                FROM unnest(%(tables)s::text[], %(rights)s::text[]) AS needed(name, privilege)
-               WHERE NOT has_table_privilege(to_regclass(needed.name), needed.privilege)""",
+               WHERE NOT CASE WHEN needed.privilege = 'UPDATE (value)'
+                              THEN has_column_privilege(to_regclass(needed.name), 'value', 'UPDATE')
+                              ELSE has_table_privilege(to_regclass(needed.name), needed.privilege) END""",
             {"tables": tables, "rights": rights},
         )
         if missing:
@@ -430,6 +442,25 @@ class PostgresMetadataStore:
             columns = [name for (name,) in cursor.fetchall()]
             cursor.execute(postgres_restore.restore(columns), {"lines": [row.line for row in rows]})
             return int(cursor.rowcount)
+
+    # -- values that move ------------------------------------------------------------------------------------------
+
+    def large_values(self, min_bytes: int) -> Iterator[Movable]:
+        return postgres_offload.large_values(self._session, min_bytes)
+
+    def offloaded_values(self) -> Iterator[Movable]:
+        return postgres_offload.offloaded_values(self._session)
+
+    def read_values(self, places: Sequence[ValuePlace]) -> list[ReadValue]:
+        return postgres_offload.texts(self._session, places)
+
+    def as_stored(self, text: str) -> str | None:
+        return postgres_offload.as_stored(self._session, text)
+
+    def replace_values(self, replacements: Sequence[Replacement]) -> list[Replacement]:
+        return postgres_offload.replace(
+            self._session, replacements, few_unfinished=self._few_unfinished, may_lock_runs=self._may_lock_runs
+        )
 
 
 class _CameToLifeError(Exception):

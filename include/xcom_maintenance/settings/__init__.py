@@ -15,7 +15,7 @@ from include.xcom_maintenance.settings.layers import (
     resolve,
     variable_layer,
 )
-from include.xcom_maintenance.settings.model import RestoreSettings, RetentionRule, Settings
+from include.xcom_maintenance.settings.model import OffloadSettings, RestoreSettings, RetentionRule, Settings
 
 __all__ = [
     "DELETING_DAGS",
@@ -23,6 +23,7 @@ __all__ = [
     "MODES",
     "VARIABLE",
     "Layer",
+    "OffloadSettings",
     "Resolved",
     "RestoreSettings",
     "RetentionRule",

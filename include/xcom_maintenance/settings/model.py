@@ -111,6 +111,8 @@ class Settings(AuditSettings, ReconciliationSettings):
     #: A worker gets at least so many rows to delete, and so many work at a time.
     shard_rows: Positive = 300_000
     max_shards: Annotated[Positive, Field(le=1_000)] = 8
+    #: Values from so many bytes on as JSON are moved into blobs by hand; None: the threshold of the XCom backend.
+    offload_threshold_bytes: Annotated[Positive, Field(ge=1_024)] | None = None
     #: VACUUM (ANALYZE) the table after rows were deleted.
     vacuum: bool = False
 
@@ -192,3 +194,19 @@ class RestoreSettings(Settings):
         """Whether the rows of a task instance are among those to restore."""
         chosen = ((dag_id, self.dag_ids), (run_id, self.run_ids), (task_id, self.task_ids))
         return all(not globs or any(fnmatchcase(name, glob) for glob in globs) for name, globs in chosen)
+
+
+class OffloadSettings(Settings):
+    """The settings of ``xcom_offload_large_values``; its own ones are set in the trigger form, and nowhere else."""
+
+    #: Also the mode: one that lets a cleanup delete says nothing about moving values.
+    FORM_ONLY: ClassVar[frozenset[str]] = frozenset({"mode", "direction", "dag_ids"})
+
+    #: offload moves values from rows into blobs, inline brings them back.
+    direction: Literal["offload", "inline"] = "offload"
+    #: Globs of the DAGs whose values move; empty: all.
+    dag_ids: Choice = ()
+
+    def chooses(self, dag_id: str) -> bool:
+        """Whether the values of a DAG are among those to move."""
+        return not self.dag_ids or any(fnmatchcase(dag_id, glob) for glob in self.dag_ids)

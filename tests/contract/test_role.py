@@ -117,7 +117,7 @@ def test_no_password_is_in_the_file_and_none_is_lost_when_it_runs_again(
 
 
 def test_the_optional_parts_are_statements_that_postgres_takes(database: Database, history: History) -> None:
-    optional = ["ALTER DEFAULT PRIVILEGES", "GRANT INSERT", "GRANT pg_monitor"]
+    optional = ["ALTER DEFAULT PRIVILEGES", "GRANT INSERT", "GRANT UPDATE (value)", "GRANT pg_monitor"]
     if history.connection.info.server_version >= 170_000:
         optional.append("GRANT MAINTAIN")
     try:

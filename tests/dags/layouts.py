@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
-OURS = frozenset({"xcom_cleanup", "xcom_orphan_reconciliation", "xcom_restore", "xcom_size_audit"})
+OURS = frozenset({"xcom_cleanup", "xcom_orphan_reconciliation", "xcom_restore", "xcom_rotate_keys", "xcom_size_audit"})
 USERS = "users_own"
 
 _DECOY = '''"""Somebody's module that looks like a DAG file, in a folder that holds no DAGs."""

@@ -35,7 +35,9 @@ def test_no_dag_file_fails_to_import(bag: DagBag) -> None:
 
 def test_no_dag_is_missing_or_named_unlike_its_file(bag: DagBag) -> None:
     assert {dag_id: Path(dag.fileloc).stem for dag_id, dag in bag.dags.items()} == {stem: stem for stem in STEMS}
-    assert {"xcom_cleanup", "xcom_orphan_reconciliation", "xcom_restore", "xcom_size_audit"} <= set(STEMS)
+    assert {"xcom_cleanup", "xcom_orphan_reconciliation", "xcom_restore", "xcom_rotate_keys", "xcom_size_audit"} <= set(
+        STEMS
+    )
 
 
 @pytest.mark.parametrize("dag_id", STEMS)
@@ -60,6 +62,7 @@ def test_no_dag_lacks_tags_retries_documentation_or_a_guard_against_itself(bag: 
         "xcom_size_audit": "0 1 * * *",
         "xcom_orphan_reconciliation": "0 3 * * 0",
         "xcom_restore": None,
+        "xcom_rotate_keys": None,
     }.items(),
 )
 def test_no_dag_runs_at_another_time_than_documented(bag: DagBag, dag_id: str, cron: str | None) -> None:
@@ -196,6 +199,7 @@ FLOORS = {
     "metrics": 2,
     "notify": 2,
     "canary": 3,
+    "rotation": 3,
     "run_context": 3,
     "trigger_form": 3,
     "audit_parts": 4,

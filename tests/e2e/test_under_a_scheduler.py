@@ -38,7 +38,7 @@ REPORTED = REJECTED = {
 }
 ENFORCED = dict.fromkeys(REPORTED, "success")
 
-DAGS = ("xcom_cleanup", "xcom_size_audit", "xcom_orphan_reconciliation", "xcom_restore")
+DAGS = ("xcom_cleanup", "xcom_size_audit", "xcom_orphan_reconciliation", "xcom_restore", "xcom_rotate_keys")
 
 #: A DAG of a user, on the stock backend: values above the threshold go to the bucket.
 USER_DAG = """

@@ -27,8 +27,15 @@ from include.xcom_maintenance.core.records import (
     YoungerRuns,
 )
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
+from include.xcom_maintenance.core.rotation import Place, StoredRow
 from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
-from include.xcom_maintenance.metadata import postgres_audit, postgres_reconciliation, postgres_restore, postgres_values
+from include.xcom_maintenance.metadata import (
+    postgres_audit,
+    postgres_reconciliation,
+    postgres_restore,
+    postgres_rotation,
+    postgres_values,
+)
 from include.xcom_maintenance.metadata import postgres_references as refs
 from include.xcom_maintenance.metadata import postgres_retention as retention
 from include.xcom_maintenance.metadata import postgres_sql as sql
@@ -91,7 +98,9 @@ class PostgresMetadataStore:
 
     # -- what this database is -------------------------------------------------------------------------------------
 
-    def check(self, *, may_delete: bool, reads_references: bool, may_insert: bool = False) -> DatabaseIdentity:
+    def check(
+        self, *, may_delete: bool, reads_references: bool, may_insert: bool = False, may_update: bool = False
+    ) -> DatabaseIdentity:
         columns = {
             name: dict(found) for name, found in self._session.rows(sql.COLUMNS, {"tables": list(sql.REQUIRED_COLUMNS)})
         }
@@ -115,8 +124,8 @@ class PostgresMetadataStore:
                 setting=self._setting,
                 remedy="Airflow 3.1 or later on Postgres is needed; run `airflow db migrate`, or update the bundle",
             )
-        rights = [right for right, needed in (("DELETE", may_delete), ("INSERT", may_insert)) if needed]
-        self._check_rights(rights, reads_references=reads_references)
+        rights = [("DELETE", may_delete), ("INSERT", may_insert), ("UPDATE (value)", may_update)]
+        self._check_rights([right for right, needed in rights if needed], reads_references=reads_references)
         return self._identity()
 
     def _check_rights(self, on_xcom: Sequence[str], *, reads_references: bool) -> None:
@@ -128,7 +137,10 @@ class PostgresMetadataStore:
         missing = self._session.rows(
             """SELECT current_user, needed.name, needed.privilege
                FROM unnest(%(tables)s::text[], %(rights)s::text[]) AS needed(name, privilege)
-               WHERE NOT has_table_privilege(to_regclass(needed.name), needed.privilege)""",
+               WHERE NOT CASE needed.privilege
+                             WHEN 'UPDATE (value)'
+                             THEN has_column_privilege(to_regclass(needed.name), 'value', 'UPDATE')
+                             ELSE has_table_privilege(to_regclass(needed.name), needed.privilege) END""",
             {"tables": tables, "rights": rights},
         )
         if missing:
@@ -415,6 +427,17 @@ class PostgresMetadataStore:
         place = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index, "key": key}
         found = self._session.rows(postgres_values.STORED, place)
         return StoredValue(*found[0]) if found else None
+
+    # -- rotating keys ---------------------------------------------------------------------------------------------
+
+    def stored_rows(self) -> Iterator[StoredRow]:
+        return postgres_rotation.stored_rows(self._session)
+
+    def stored_rows_at(self, places: Sequence[Place]) -> list[StoredRow]:
+        return postgres_rotation.stored_rows_at(self._session, places)
+
+    def replace_stored(self, changes: Sequence[tuple[StoredRow, str]]) -> list[bool]:
+        return postgres_rotation.replace_stored(self._session, changes)
 
     # -- restoring -------------------------------------------------------------------------------------------------
 

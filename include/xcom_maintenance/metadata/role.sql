@@ -72,6 +72,9 @@ GRANT SELECT ON log TO xcom_maintenance;
 -- To put deleted rows back from their backup (xcom_restore). It can only add rows, not change any.
 -- GRANT INSERT ON xcom TO xcom_maintenance;
 
+-- To replace what rows hold (xcom_rotate_keys): their values, no other column.
+-- GRANT UPDATE (value) ON xcom TO xcom_maintenance;
+
 -- To see how far replicas lag behind and slow down for them; other roles see that there is a replica but not its lag.
 -- Needs a superuser, or ADMIN on pg_monitor. It shows the statistics and queries of all roles.
 -- GRANT pg_monitor TO xcom_maintenance;

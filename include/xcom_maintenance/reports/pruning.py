@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
 #: The folders below the report path that are the bundle's own.
-DAG_IDS = ("xcom_cleanup", "xcom_orphan_reconciliation", "xcom_restore", "xcom_size_audit")
+DAG_IDS = ("xcom_cleanup", "xcom_orphan_reconciliation", "xcom_restore", "xcom_rotate_keys", "xcom_size_audit")
 KEPT_OF_EACH_DAG = 10
 
 #: The report itself goes last, so that what is interrupted goes on the next time.

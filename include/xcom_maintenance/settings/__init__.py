@@ -15,7 +15,7 @@ from include.xcom_maintenance.settings.layers import (
     resolve,
     variable_layer,
 )
-from include.xcom_maintenance.settings.model import RestoreSettings, RetentionRule, Settings
+from include.xcom_maintenance.settings.model import RestoreSettings, RetentionRule, RotateSettings, Settings
 
 __all__ = [
     "DELETING_DAGS",
@@ -26,6 +26,7 @@ __all__ = [
     "Resolved",
     "RestoreSettings",
     "RetentionRule",
+    "RotateSettings",
     "Settings",
     "file_layer",
     "form_layer",

@@ -131,7 +131,7 @@ def test_every_value_reads_back_as_it_was_with_nothing_but_the_new_key(
     headline = outcome.report["headline"]
     assert (headline["values_reencrypted"], headline["transactions"]) == (10, 4)
     assert (headline["values_under_old_keys"], headline["values_under_sealing_key"]) == (0, 10)
-    assert headline["removable_keys"] == ["old"]
+    assert headline["removable_keys"] == "old"
     assert outcome.report["warnings"] == []
     assert airflow.read("new") == before
     assert airflow.times() == times
@@ -160,7 +160,7 @@ def test_a_report_changes_nothing_and_says_which_key_holds_what(airflow: Airflow
     }
     held = {(line["DAG"], line["key"]): line["blobs"] for line in outcome.table(HELD)}
     assert held == {("a", "old"): 3, ("b", "old"): 3, ("é" * 250, "old"): 1, ("c", "other"): 1}
-    assert outcome.report["headline"]["removable_keys"] == []
+    assert outcome.report["headline"]["removable_keys"] is None
     assert sum(by_key[key]["bytes"] for key in by_key) > sum(map(len, blobs.values()))
     assert "DE00" not in outcome.markdown
     for name in ("new", "old", "other"):
@@ -179,7 +179,7 @@ def test_a_key_that_holds_nothing_may_be_removed_and_one_that_archived_rows_need
     outcome = airflow.rotate("new", "old", "other").succeeded()
     headline = outcome.report["headline"]
     assert (headline["values_under_old_keys"], headline["archived_rows_under_old_keys"]) == (0, 10)
-    assert headline["removable_keys"] == ["other"]
+    assert headline["removable_keys"] == "other"
     assert "archive tables" in " ".join(outcome.report["warnings"])
 
 
@@ -278,7 +278,7 @@ def test_a_rotation_that_is_killed_loses_nothing_and_a_second_one_converges(
     assert airflow.pushed.items() <= airflow.read("new", "old").items()
     headline = airflow.rotate("new", "old").succeeded().report["headline"]
     assert headline["values_under_old_keys"] == 0
-    assert headline["removable_keys"] == ["old"]
+    assert headline["removable_keys"] == "old"
     assert airflow.pushed.items() <= airflow.read("new").items()
 
 
@@ -309,7 +309,7 @@ def test_a_rotation_whose_time_is_up_says_so_and_the_next_one_goes_on(airflow: A
     some_values(airflow)
     outcome = airflow.rotate("new", "old", max_minutes=1e-9).succeeded()
     assert outcome.report["headline"]["values_reencrypted"] == 0
-    assert outcome.report["headline"]["removable_keys"] == []
+    assert outcome.report["headline"]["removable_keys"] is None
     assert "max_minutes" in " ".join(outcome.report["warnings"])
     assert airflow.rotate("new", "old", max_minutes=5).succeeded().report["headline"]["values_reencrypted"] == 10
 
@@ -346,7 +346,7 @@ def test_a_blob_that_was_swapped_or_tampered_with_is_not_made_to_look_genuine(ai
     for key in ("one", "two", "three"):
         airflow.push(run, [LARGE, key], key=key)
     rows = airflow.rows()
-    one, two, three = (rows[run.dag_id, run.run_id, "t", key, -1] for key in ("one", "two", "three"))
+    two, three = (rows[run.dag_id, run.run_id, "t", key, -1] for key in ("two", "three"))
     # Somebody with access to the database lets a row refer to another's blob, and one with access to the bucket changes
     # a blob so that its checksum fits.
     airflow.history.connection.execute("UPDATE xcom SET value = %s WHERE key = 'one'", [json.dumps(two)])
@@ -361,7 +361,7 @@ def test_a_blob_that_was_swapped_or_tampered_with_is_not_made_to_look_genuine(ai
     why = {line["why"]: line["values"] for line in outcome.table("Values that could not be re-encrypted")}
     assert why == {"it was written for another entry": 1, "it does not open with its key": 1}
     assert outcome.report["headline"]["values_reencrypted"] == 1
-    assert outcome.report["headline"]["removable_keys"] == []
+    assert outcome.report["headline"]["removable_keys"] is None
     airflow.configure(encryption_keys=keys("new", "old"))
     found = airflow.rows()
     with pytest.raises(BlobMisplaced):
@@ -378,9 +378,9 @@ def test_no_key_may_be_removed_while_there_is_a_value_that_cannot_be_looked_at(a
     outcome = airflow.rotate("new", "old", "other", mode="report").succeeded()
     headline = outcome.report["headline"]
     assert (headline["values_of_unknown_key"], headline["values_whose_blob_is_gone"]) == (1, 1)
-    assert headline["removable_keys"] == []
+    assert headline["removable_keys"] is None
     cut.unlink()
-    assert airflow.rotate("new", "old", "other").succeeded().report["headline"]["removable_keys"] == ["old", "other"]
+    assert airflow.rotate("new", "old", "other").succeeded().report["headline"]["removable_keys"] == "old, other"
 
 
 def test_without_encryption_the_report_says_so_and_nothing_is_changed(airflow: Airflow) -> None:

@@ -2,7 +2,7 @@
 
 ``plan`` asks every value of this project's own XCom backend which key seals it. ``apply`` goes through what old keys
 hold, in batches: each value is sealed again, as a new blob if it is one, and then its row is changed to hold that, if
-it still holds what was sealed again. A task that pushed anew meanwhile, or was cleared, has decided otherwise, and wins.
+it still holds what was sealed again. A task that pushed anew meanwhile, or was cleared, has the last word.
 
 No blob is overwritten that a row refers to, and none deleted. So whenever the work breaks off each row refers to a
 whole blob, and what is left over is an orphan for the reconciliation: the new blob if that was before the commit, the
@@ -139,7 +139,7 @@ def _describe(job: Job, holdings: Holdings) -> None:
     missing, old = holdings.missing_keys, holdings.old_keys
     report.headline |= {
         "sealing_key": holdings.sealing,
-        "removable_keys": holdings.removable_keys,
+        "removable_keys": ", ".join(holdings.removable_keys) or None,
         "values_under_sealing_key": holdings.values([holdings.sealing] if holdings.sealing else []),
         "values_under_old_keys": holdings.values(old),
         "bytes_under_old_keys": holdings.bytes_of(old),

@@ -119,11 +119,13 @@ def reseal(row: Any, at: Coordinates) -> Resealed | None:
 def renew(former: Former) -> None:
     """Write a blob that no row refers to any more once again as it was, so that its age begins anew.
 
-    A task that read the row just before still looks for it there, and what is cleaned up goes by age.
+    A task that read the row just before still looks for it there, and what is cleaned up goes by age. In a former base
+    path nothing is written, nor cleaned up as long as it is one.
 
     :raises StoreFailed: if it cannot be written.
     """
-    store_for(former.place.base).put(former.place.name, former.blob)
+    if former.place.base == settings().base:
+        store_for(former.place.base).put(former.place.name, former.blob)
 
 
 def _sealed_again(blob: bytes, name: str, new_name: str, at: Coordinates, where: str) -> tuple[bytes, Header] | None:

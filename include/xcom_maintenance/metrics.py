@@ -19,7 +19,7 @@ log = logging.getLogger("xcom_maintenance")
 
 PREFIX = "xcom_maintenance"
 #: Figures of what was done rather than found: they are counted up, and a second attempt adds only what it did itself.
-_DONE = re.compile(r"_(deleted|restored|quarantined|moved)(_|$)")
+_DONE = re.compile(r"_(deleted|restored|quarantined|moved|reencrypted)(_|$)")
 
 
 @dataclass(slots=True)

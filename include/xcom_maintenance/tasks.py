@@ -37,6 +37,7 @@ def run_plan(
     *,
     may_delete: bool = True,
     may_insert: bool = False,
+    may_update: bool = False,
     needs_blobs: bool | None = True,
     kind: type[Settings] = Settings,
 ) -> dict[str, Any]:
@@ -44,12 +45,14 @@ def run_plan(
 
     :param may_delete: whether the DAG deletes rows when it enforces.
     :param may_insert: whether it inserts rows then.
+    :param may_update: whether it replaces values in rows then.
     :param needs_blobs: whether the DAG looks at blobs at all; None: if it can, and else does without.
     :param kind: the settings that the DAG has.
     :returns: a small summary: status, mode, the headline, the paths of the report and of the manifest.
     :raises AirflowFailException: for what only a person can mend, so that it is not tried again.
     """
-    return _run(step, planned=None, may_delete=may_delete, may_insert=may_insert, needs_blobs=needs_blobs, kind=kind)
+    rights = {"may_delete": may_delete, "may_insert": may_insert, "may_update": may_update}
+    return _run(step, planned=None, **rights, needs_blobs=needs_blobs, kind=kind)
 
 
 def publish(asset: Any, summary: Mapping[str, Any]) -> None:
@@ -71,7 +74,8 @@ def run_apply(
     *,
     may_delete: bool = True,
     may_insert: bool = False,
-    needs_blobs: bool = True,
+    may_update: bool = False,
+    needs_blobs: bool | None = True,
     kind: type[Settings] = Settings,
 ) -> dict[str, Any]:
     """Run the step that carries out what the first one planned, and ends the run.
@@ -82,7 +86,8 @@ def run_apply(
     :returns: a small summary, as ``run_plan``.
     :raises AirflowSkipException: if the mode is report, or was when the plan was made: such a plan has passed no guard.
     """
-    return _run(step, planned=planned, may_delete=may_delete, may_insert=may_insert, needs_blobs=needs_blobs, kind=kind)
+    rights = {"may_delete": may_delete, "may_insert": may_insert, "may_update": may_update}
+    return _run(step, planned=planned, **rights, needs_blobs=needs_blobs, kind=kind)
 
 
 def run_part(
@@ -170,6 +175,7 @@ def _run(
     planned: Mapping[str, Any] | None,
     may_delete: bool,
     may_insert: bool = False,
+    may_update: bool = False,
     needs_blobs: bool | None = True,
     kind: type[Settings] = Settings,
     ends: bool = True,
@@ -200,7 +206,8 @@ def _run(
             _begin(report, place, settings)
         # Of a reconciliation the settings say whether it deletes rows, too.
         deletes = may_delete or (report.dag_id == "xcom_orphan_reconciliation" and settings.delete_dangling_rows)
-        rights = {"may_delete": deletes and mode == "enforce", "may_insert": may_insert and mode == "enforce"}
+        wanted = {"may_delete": deletes, "may_insert": may_insert, "may_update": may_update}
+        rights = {right: needed and mode == "enforce" for right, needed in wanted.items()}
         with _a_job(resolved, report, place, is_first=planned is None, needs_blobs=needs_blobs, rights=rights) as job:
             step(job)
             breaches = job.breaches

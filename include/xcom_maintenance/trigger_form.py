@@ -218,6 +218,23 @@ def offload() -> dict[str, Param]:
     }
 
 
+def rotate_keys() -> dict[str, Param]:
+    """The form of ``xcom_rotate_keys``."""
+    return {
+        "mode": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, "report", "enforce"],
+            title="Mode",
+            values_display={"report": "report: change nothing", "enforce": "enforce: re-encrypt"},
+            description="Empty: report, whatever is configured for the DAGs that delete.",
+        ),
+        "batch_rows": integer("Batch (rows)", "The most rows that one transaction replaces.", minimum=1),
+        "max_minutes": number("Time budget (minutes)", "Stop then; the next run goes on.", exclusiveMinimum=0),
+        **places(),
+    }
+
+
 def _switch(title: str, description: str) -> Param:
     return Param(None, type=["null", "boolean"], title=title, description=f"{description} {_AS_CONFIGURED}")
 

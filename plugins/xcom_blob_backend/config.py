@@ -111,6 +111,11 @@ class Settings(NamedTuple):
         return f"Settings(base={self.base}, threshold={self.threshold}, compression={self.compression})"
 
 
+def is_configured() -> bool:
+    """Whether there is a path; all else may still be wrong."""
+    return bool(_get("path", ""))
+
+
 @functools.lru_cache(maxsize=1)
 def settings() -> Settings:
     """The settings of this process.

@@ -29,6 +29,10 @@ from xcom_blob_backend.errors import BlobDamaged, BlobMisplaced
 MAGIC = b"\x89XCB\r\n\x1a\n"
 VERSION = 1
 _PREFIX = struct.Struct(">8sB3xIQ32s")
+#: So much of a blob holds its header, but for very long ids.
+START_BYTES = 4096
+#: No header is longer: three ids of 250 characters and a key of 512, each character escaped, and a name.
+MAX_START_BYTES = 32 * 1024
 
 
 class Coordinates(NamedTuple):
@@ -90,13 +94,7 @@ def split(data: bytes, where: str) -> tuple[bytes, Header, memoryview]:
     :param where: what to call the blob in an error.
     :raises BlobDamaged: if it is cut off, changed, of a newer version or no blob of this backend.
     """
-    if len(data) < _PREFIX.size or data[: len(MAGIC)] != MAGIC:
-        if MAGIC.startswith(data[: len(MAGIC)]):
-            raise BlobDamaged(f"{where} is cut off: it has {len(data)} bytes, not even its first {_PREFIX.size}")
-        raise BlobDamaged(f"{where} is no blob of this XCom backend: it does not begin like one")
-    _, version, header_bytes, payload_bytes, checksum = _PREFIX.unpack_from(data)
-    if version != VERSION:
-        raise BlobDamaged(f"{where} is of format {version}, which a newer version of this backend may read")
+    header_bytes, payload_bytes, checksum = _prefix(data, where)
     expected = _PREFIX.size + header_bytes + payload_bytes
     if len(data) < expected:
         raise BlobDamaged(f"{where} is cut off: it has {len(data)} of {expected} bytes")
@@ -108,11 +106,46 @@ def split(data: bytes, where: str) -> tuple[bytes, Header, memoryview]:
     if hashlib.sha256(content).digest() != checksum:
         raise BlobDamaged(f"{where} is damaged: its checksum is wrong")
     packed = bytes(content[:header_bytes])
+    return packed, _unpack(packed, where), content[header_bytes:]
+
+
+def bytes_of_start(start: bytes, where: str) -> int:
+    """How many bytes of a blob hold its header.
+
+    :param start: its first bytes.
+    :raises BlobDamaged: if it does not begin like a blob of this backend.
+    """
+    return _PREFIX.size + _prefix(start, where)[0]
+
+
+def peek(start: bytes, where: str) -> Header:
+    """What a blob says about itself, by its first bytes alone: nothing of it is checked.
+
+    :raises BlobDamaged: if they do not hold a whole header.
+    """
+    end = bytes_of_start(start, where)
+    if len(start) < end:
+        raise BlobDamaged(f"{where} is cut off: its header has {len(start)} of {end} bytes")
+    return _unpack(start[_PREFIX.size : end], where)
+
+
+def _prefix(data: bytes, where: str) -> tuple[int, int, bytes]:
+    """Length of the header, length of the payload, and the checksum of both."""
+    if len(data) < _PREFIX.size or data[: len(MAGIC)] != MAGIC:
+        if MAGIC.startswith(data[: len(MAGIC)]):
+            raise BlobDamaged(f"{where} is cut off: it has {len(data)} bytes, not even its first {_PREFIX.size}")
+        raise BlobDamaged(f"{where} is no blob of this XCom backend: it does not begin like one")
+    _, version, header_bytes, payload_bytes, checksum = _PREFIX.unpack_from(data)
+    if version != VERSION:
+        raise BlobDamaged(f"{where} is of format {version}, which a newer version of this backend may read")
+    return header_bytes, payload_bytes, checksum
+
+
+def _unpack(packed: bytes, where: str) -> Header:
     try:
-        header = Header.unpack(packed)
+        return Header.unpack(packed)
     except (ValueError, TypeError, KeyError):
         raise BlobDamaged(f"{where} is damaged: its header cannot be read") from None
-    return packed, header, content[header_bytes:]
 
 
 def check_place(header: Header, *, name: str, asked: Coordinates | None, where: str) -> None:

@@ -46,6 +46,22 @@ class Store:
 
             return obstore.get(self._store, name).bytes().to_bytes()
 
+    def start(self, name: str, size: int) -> bytes:
+        """The first bytes of a blob: ``size``, or all that it has.
+
+        :raises BlobMissing: if it is not there.
+        :raises StoreFailed: if it cannot be read.
+        """
+        try:
+            with self._errors("reading", self.base.uri(name)):
+                import obstore
+
+                return obstore.get_range(self._store, name, start=0, end=size).to_bytes()
+        except StoreFailed as why:
+            if "range" not in str(why).lower():
+                raise
+            return self.get(name)[:size]  # an empty object has no first byte; and not every store knows ranges
+
     def delete(self, name: str) -> None:
         """Delete a blob; nothing if it is not there.
 

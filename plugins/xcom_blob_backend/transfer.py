@@ -110,10 +110,7 @@ def load(row: Any, asked: Coordinates | None) -> Any:
     started = time.perf_counter()
     sealed = SealedValue.data_of(row)
     if sealed is not None:
-        try:
-            blob = base64.b64decode(sealed["sealed"], validate=True)
-        except (KeyError, TypeError, ValueError, binascii.Error):
-            raise BlobDamaged(f"The value of {asked or 'an entry'} is damaged: it is no base64") from None
+        blob = sealed_blob(sealed, asked)
         where = f"The inline value of {asked or 'an entry'}"
         value, raw_bytes = unseal(blob, name="", asked=asked, where=where)
         store = "inline"
@@ -144,6 +141,17 @@ def get(place: Place) -> bytes:
     """
     blob: bytes = _store(place.base).get(place.name)
     return blob
+
+
+def sealed_blob(data: dict[str, Any], at: Coordinates | None) -> bytes:
+    """What the row of a sealed value holds, as a blob.
+
+    :raises BlobDamaged: if it is no base64.
+    """
+    try:
+        return base64.b64decode(data["sealed"], validate=True)
+    except (KeyError, TypeError, ValueError, binascii.Error):
+        raise BlobDamaged(f"The value of {at or 'an entry'} is damaged: it is no base64") from None
 
 
 def is_stored(row: Any) -> bool:

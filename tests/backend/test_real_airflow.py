@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,6 +110,13 @@ class Deployment:
     history: History
     bucket: Bucket
     base: str
+    keys: Path
+    #: The run of ``pushes`` that ended last.
+    latest: str = ""
+
+    def configure_keys(self, *names: str) -> None:
+        """What every task that begins from now on seals and opens with."""
+        self.keys.write_text("\n".join(f"{name}:{KEYS[name]}" for name in names))
 
     def blobs(self) -> list[str]:
         return sorted(key.removeprefix("xcom/") for key in self.bucket.listing())
@@ -127,6 +135,7 @@ class Deployment:
         failed = [task for task in self.airflow.task_instances("pushes", run_id) if task["state"] == "failed"]
         logs = [self.airflow.task_log("pushes", run_id, t["task_id"], t["try_number"], t["map_index"]) for t in failed]
         assert state == "success", "\n\n".join(logs)
+        self.latest = run_id
         return run_id
 
 
@@ -139,23 +148,30 @@ def deployment(
     postgres.create_database(name, template=TEMPLATE)
     bucket = Bucket(rclone, f"bucket-{uuid.uuid4().hex[:12]}")
     (folder / "dags").mkdir()
+    (folder / "keys").write_text(f"old:{KEYS['old']}")
+    postgres.grant_role(name, "GRANT UPDATE (value)")
     (folder / "dags" / "pushes.py").write_text(USER_DAG)
     env = {
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
         "AIRFLOW__CORE__XCOM_BACKEND": "xcom_blob_backend.XComBlobBackend",
         "AIRFLOW__XCOM_BLOB_BACKEND__PATH": bucket.base,
         "AIRFLOW__XCOM_BLOB_BACKEND__THRESHOLD": "1000",
-        "AIRFLOW__XCOM_BLOB_BACKEND__ENCRYPTION_KEYS": f"new:{KEYS['new']}",
+        "AIRFLOW__XCOM_BLOB_BACKEND__ENCRYPTION_KEYS_FILE": str(folder / "keys"),
         "AIRFLOW__XCOM_BLOB_BACKEND__ENCRYPT_INLINE": "true",
         "AIRFLOW_CONN_AWS_XCOM": rclone.airflow_connection_json(),
+        "AIRFLOW_CONN_AIRFLOW_METADATA_DB": json.dumps(postgres.role_connection(name)),
+        "AIRFLOW_VAR_XCOM_MAINTENANCE": json.dumps({"report_path": f"file://{folder}/reports"}),
     }
+    bundles = {"maintenance": REPOSITORY, "user": folder / "dags"}
     with (
         Database(postgres, name).connect(autocommit=True) as connection,
-        Airflow(folder / "airflow", postgres.url(name), folder / "dags", env=env) as airflow,
+        Airflow(folder / "airflow", postgres.url(name), env=env, bundles=bundles) as airflow,
     ):
-        airflow.wait_for_dag("pushes")
-        airflow.unpause("pushes")
-        yield Deployment(airflow, History(connection), bucket, bucket.base.rstrip("/"))
+        airflow.wait_healthy()
+        for dag_id in ("pushes", "xcom_rotate_keys"):
+            airflow.wait_for_dag(dag_id)
+            airflow.unpause(dag_id)
+        yield Deployment(airflow, History(connection), bucket, bucket.base.rstrip("/"), folder / "keys")
 
 
 def test_real_tasks_get_what_others_pushed(deployment: Deployment) -> None:
@@ -182,6 +198,24 @@ def test_real_tasks_get_what_others_pushed(deployment: Deployment) -> None:
     assert "BlobReference" in shown
     clear = "SELECT count(*) FROM xcom WHERE key <> 'skipmixin_key' AND value::text NOT LIKE '%xcom_blob_backend.%'"
     assert deployment.history.connection.execute(clear).fetchone() == (0,)
+
+
+def test_after_a_rotation_of_keys_real_tasks_need_nothing_but_the_new_one(deployment: Deployment) -> None:
+    run_id = deployment.latest or deployment.run(first=True)
+    former = set(deployment.references())
+    deployment.configure_keys("new", "old")
+    rotation = deployment.airflow.trigger("xcom_rotate_keys", {"mode": "enforce"})
+    assert deployment.airflow.wait_run("xcom_rotate_keys", rotation, timeout=300) == "success"
+    folder = deployment.keys.parent / "reports" / "xcom_rotate_keys"
+    headline = json.loads((folder / f"{rotation}.json").read_text())["headline"]
+    assert headline["values_reencrypted"] > len(former)
+    assert (headline["values_under_old_keys"], headline["removable_keys"]) == (0, "old")
+    assert not former & set(deployment.references())
+    assert former < set(deployment.blobs())
+
+    deployment.configure_keys("new")
+    deployment.airflow.clear("pushes", run_id, "pull")
+    assert deployment.airflow.wait_run("pushes", run_id, timeout=300) == "success"
 
 
 def test_a_missing_blob_fails_the_task_that_pulls_it_and_says_why(deployment: Deployment) -> None:

@@ -18,6 +18,7 @@ OURS = frozenset(
         "xcom_offload_large_values",
         "xcom_orphan_reconciliation",
         "xcom_restore",
+        "xcom_rotate_keys",
         "xcom_size_audit",
     }
 )

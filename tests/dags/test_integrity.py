@@ -40,6 +40,7 @@ def test_no_dag_is_missing_or_named_unlike_its_file(bag: DagBag) -> None:
         "xcom_offload_large_values",
         "xcom_orphan_reconciliation",
         "xcom_restore",
+        "xcom_rotate_keys",
         "xcom_size_audit",
     } <= set(STEMS)
 
@@ -67,6 +68,7 @@ def test_no_dag_lacks_tags_retries_documentation_or_a_guard_against_itself(bag: 
         "xcom_orphan_reconciliation": "0 3 * * 0",
         "xcom_restore": None,
         "xcom_offload_large_values": None,
+        "xcom_rotate_keys": None,
     }.items(),
 )
 def test_no_dag_runs_at_another_time_than_documented(bag: DagBag, dag_id: str, cron: str | None) -> None:
@@ -204,6 +206,7 @@ FLOORS = {
     "notify": 2,
     "blob_backend": 3,
     "canary": 3,
+    "rotation": 3,
     "run_context": 3,
     "trigger_form": 3,
     "audit_parts": 4,

@@ -44,6 +44,7 @@ DAGS = (
     "xcom_orphan_reconciliation",
     "xcom_restore",
     "xcom_offload_large_values",
+    "xcom_rotate_keys",
 )
 
 #: A DAG of a user, on the stock backend: values above the threshold go to the bucket.

@@ -27,6 +27,7 @@ from include.xcom_maintenance.core.records import (
     Scope,
     YoungerRuns,
 )
+from include.xcom_maintenance.core.rotation import Place, StoredRow
 from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
 
 
@@ -119,7 +120,7 @@ class MetadataStore(Protocol):
 
         :param may_delete: whether the right to delete XCom rows is needed.
         :param may_insert: whether the right to insert XCom rows is needed.
-        :param may_update: whether the right to change their values is needed.
+        :param may_update: whether the right to replace the values of XCom rows is needed.
         :param reads_references: whether archive tables will be read too, as everything is that may hold a reference.
         :raises ConfigurationError: naming what is missing.
         """
@@ -280,6 +281,26 @@ class MetadataStore(Protocol):
 
     def stored(self, dag_id: str, run_id: str, task_id: str, map_index: int, key: str) -> StoredValue | None:
         """What is kept in one row; None if there is none."""
+
+    def stored_rows(self) -> Iterator[StoredRow]:
+        """Every row that holds a reference of this project's own backend or a value that it sealed.
+
+        Archive tables included. Of a sealed value the beginning comes, which is enough to hold its header. A row that
+        is pushed meanwhile may be missing.
+        """
+
+    def stored_rows_at(self, places: Sequence[Place]) -> list[StoredRow]:
+        """The rows at some places as they are now, in any order, with their whole values; those that are there."""
+
+    def replace_stored(self, changes: Sequence[tuple[StoredRow, str]]) -> list[bool]:
+        """Replace values in one short transaction, each only if its row is still there and still holds the same.
+
+        The row's timestamp and all else stay.
+
+        :param changes: a row as ``stored_rows_at`` returned it, and what it is to hold, as JSON.
+        :returns: for each whether it was replaced.
+        :raises TryAgain: if nothing passing went away in time; it is not known then whether they were.
+        """
 
     def row_count_estimate(self) -> int:
         """How many XCom rows there are, as the database's statistics say; exact for small tables."""

@@ -28,12 +28,14 @@ from include.xcom_maintenance.core.records import (
     YoungerRuns,
 )
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
+from include.xcom_maintenance.core.rotation import Place, StoredRow
 from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
 from include.xcom_maintenance.metadata import (
     postgres_audit,
     postgres_offload,
     postgres_reconciliation,
     postgres_restore,
+    postgres_rotation,
     postgres_values,
 )
 from include.xcom_maintenance.metadata import postgres_references as refs
@@ -427,6 +429,17 @@ class PostgresMetadataStore:
         place = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index, "key": key}
         found = self._session.rows(postgres_values.STORED, place)
         return StoredValue(*found[0]) if found else None
+
+    # -- rotating keys ---------------------------------------------------------------------------------------------
+
+    def stored_rows(self) -> Iterator[StoredRow]:
+        return postgres_rotation.stored_rows(self._session)
+
+    def stored_rows_at(self, places: Sequence[Place]) -> list[StoredRow]:
+        return postgres_rotation.stored_rows_at(self._session, places)
+
+    def replace_stored(self, changes: Sequence[tuple[StoredRow, str]]) -> list[bool]:
+        return postgres_rotation.replace_stored(self._session, changes)
 
     # -- restoring -------------------------------------------------------------------------------------------------
 

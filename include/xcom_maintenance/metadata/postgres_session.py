@@ -126,17 +126,19 @@ class Session:
             reraise=True,
         )
 
-    def stream(self, statement: str, parameters: Mapping[str, Any]) -> Iterator[Any]:
+    def stream(self, statement: str, parameters: Mapping[str, Any], *, fetch: int = _FETCH) -> Iterator[Any]:
         """Rows through a server-side cursor, so that client memory stays constant.
 
         On a connection of its own, so that other statements can run while the rows come.
+
+        :param fetch: rows that are in memory at a time.
         """
         with translated(self._setting), closing(self._open()) as connection:
             with connection.cursor() as cursor:
                 cursor.execute(_SET_LOCALLY, self._timeouts)
             with connection.cursor(name=f"xcom_{uuid.uuid4().hex}") as cursor:
                 cursor.execute(statement, parameters)
-                while rows := cursor.fetchmany(_FETCH):
+                while rows := cursor.fetchmany(fetch):
                     yield from rows
 
     @contextmanager

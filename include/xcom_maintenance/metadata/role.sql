@@ -72,7 +72,8 @@ GRANT SELECT ON log TO xcom_maintenance;
 -- To put deleted rows back from their backup (xcom_restore). It can only add rows, not change any.
 -- GRANT INSERT ON xcom TO xcom_maintenance;
 
--- To move large values into blobs and back (xcom_offload_large_values). It can change values, not whose they are.
+-- To replace what rows hold, their values and no other column: to move large values into blobs and back
+-- (xcom_offload_large_values), and to encrypt them with another key (xcom_rotate_keys).
 -- GRANT UPDATE (value) ON xcom TO xcom_maintenance;
 
 -- To see how far replicas lag behind and slow down for them; other roles see that there is a replica but not its lag.

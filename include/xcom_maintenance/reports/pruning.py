@@ -26,6 +26,7 @@ DAG_IDS = (
     "xcom_offload_large_values",
     "xcom_orphan_reconciliation",
     "xcom_restore",
+    "xcom_rotate_keys",
     "xcom_size_audit",
 )
 KEPT_OF_EACH_DAG = 10

@@ -15,7 +15,13 @@ from include.xcom_maintenance.settings.layers import (
     resolve,
     variable_layer,
 )
-from include.xcom_maintenance.settings.model import OffloadSettings, RestoreSettings, RetentionRule, Settings
+from include.xcom_maintenance.settings.model import (
+    OffloadSettings,
+    RestoreSettings,
+    RetentionRule,
+    RotateSettings,
+    Settings,
+)
 
 __all__ = [
     "DELETING_DAGS",
@@ -27,6 +33,7 @@ __all__ = [
     "Resolved",
     "RestoreSettings",
     "RetentionRule",
+    "RotateSettings",
     "Settings",
     "file_layer",
     "form_layer",

@@ -174,6 +174,12 @@ class Settings(AuditSettings, ReconciliationSettings):
         )
 
 
+class RotateSettings(Settings):
+    """The settings of ``xcom_rotate_keys``: what lets other DAGs delete does not let this one rewrite rows."""
+
+    FORM_ONLY: ClassVar[frozenset[str]] = frozenset({"mode"})
+
+
 class RestoreSettings(Settings):
     """The settings of ``xcom_restore``, whose own ones are set for one run, in the trigger form, and nowhere else."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from local_stack.airflow import Airflow
-from local_stack.postgres import PostgresServer
+from local_stack.postgres import ROLE, PostgresServer
 from local_stack.s3 import RcloneS3
 from tests.backend.conftest import KEYS
 from tests.conftest import REPOSITORY, TEMPLATE, Database
@@ -103,6 +105,9 @@ dag.params["first"] = True
 """
 
 
+OFFLOAD = "xcom_offload_large_values"
+
+
 @dataclass
 class Deployment:
     airflow: Airflow
@@ -140,6 +145,8 @@ def deployment(
     bucket = Bucket(rclone, f"bucket-{uuid.uuid4().hex[:12]}")
     (folder / "dags").mkdir()
     (folder / "dags" / "pushes.py").write_text(USER_DAG)
+    shutil.copy(REPOSITORY / "dags" / f"{OFFLOAD}.py", folder / "dags")
+    shutil.copytree(REPOSITORY / "include", folder / "dags" / "include")
     env = {
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
         "AIRFLOW__CORE__XCOM_BACKEND": "xcom_blob_backend.XComBlobBackend",
@@ -148,6 +155,8 @@ def deployment(
         "AIRFLOW__XCOM_BLOB_BACKEND__ENCRYPTION_KEYS": f"new:{KEYS['new']}",
         "AIRFLOW__XCOM_BLOB_BACKEND__ENCRYPT_INLINE": "true",
         "AIRFLOW_CONN_AWS_XCOM": rclone.airflow_connection_json(),
+        "AIRFLOW_CONN_AIRFLOW_METADATA_DB": json.dumps(postgres.role_connection(name)),
+        "AIRFLOW_VAR_XCOM_MAINTENANCE": json.dumps({"report_path": f"file://{folder}/reports"}),
     }
     with (
         Database(postgres, name).connect(autocommit=True) as connection,
@@ -155,6 +164,7 @@ def deployment(
     ):
         airflow.wait_for_dag("pushes")
         airflow.unpause("pushes")
+        connection.execute(f"GRANT UPDATE (value) ON xcom TO {ROLE}")
         yield Deployment(airflow, History(connection), bucket, bucket.base.rstrip("/"))
 
 
@@ -193,3 +203,25 @@ def test_a_missing_blob_fails_the_task_that_pulls_it_and_says_why(deployment: De
     log = deployment.airflow.task_log("pushes", run_id, "pull", 2)
     assert "BlobMissing" in log
     assert key in log
+
+
+def test_large_values_from_before_the_switch_move_there_and_back_under_a_real_scheduler(deployment: Deployment) -> None:
+    """In a supervised task, whose Connections come from the supervisor, and which cannot reach Airflow's ORM."""
+    airflow, connection = deployment.airflow, deployment.history.connection
+    run = deployment.history.run("before", 10)
+    value = {"n": 1, "rows": [{"id": n, "name": "x" * 20} for n in range(100)]}
+    for key in ("a", "b", "c"):
+        deployment.history.xcom(run, value, age_days=10, key=key)
+    airflow.wait_for_dag(OFFLOAD)
+    airflow.unpause(OFFLOAD)
+
+    def move(**conf: Any) -> set[str]:
+        run_id = airflow.trigger(OFFLOAD, {"mode": "enforce", "dag_ids": "before", **conf})
+        assert airflow.wait_run(OFFLOAD, run_id, timeout=300) == "success"
+        rows = connection.execute("SELECT value ->> '__classname__' FROM xcom WHERE dag_id = 'before'").fetchall()
+        return {str(classname) for (classname,) in rows}
+
+    assert move(offload_threshold_bytes=1024) == {"xcom_blob_backend.BlobReference"}
+    assert len([name for name in deployment.blobs() if name.startswith("before/")]) == 3
+    # Small values are encrypted here, so what comes back is.
+    assert move(direction="inline") == {"xcom_blob_backend.SealedValue"}

@@ -104,6 +104,9 @@ dag.params["first"] = True
 """
 
 
+OFFLOAD = "xcom_offload_large_values"
+
+
 @dataclass
 class Deployment:
     airflow: Airflow
@@ -227,3 +230,25 @@ def test_a_missing_blob_fails_the_task_that_pulls_it_and_says_why(deployment: De
     log = deployment.airflow.task_log("pushes", run_id, "pull", 2)
     assert "BlobMissing" in log
     assert key in log
+
+
+def test_large_values_from_before_the_switch_move_there_and_back_under_a_real_scheduler(deployment: Deployment) -> None:
+    """In a supervised task, whose Connections come from the supervisor, and which cannot reach Airflow's ORM."""
+    airflow, connection = deployment.airflow, deployment.history.connection
+    run = deployment.history.run("before", 10)
+    value = {"n": 1, "rows": [{"id": n, "name": "x" * 20} for n in range(100)]}
+    for key in ("a", "b", "c"):
+        deployment.history.xcom(run, value, age_days=10, key=key)
+    airflow.wait_for_dag(OFFLOAD)
+    airflow.unpause(OFFLOAD)
+
+    def move(**conf: Any) -> set[str]:
+        run_id = airflow.trigger(OFFLOAD, {"mode": "enforce", "dag_ids": "before", **conf})
+        assert airflow.wait_run(OFFLOAD, run_id, timeout=300) == "success"
+        rows = connection.execute("SELECT value ->> '__classname__' FROM xcom WHERE dag_id = 'before'").fetchall()
+        return {str(classname) for (classname,) in rows}
+
+    assert move(offload_threshold_bytes=1024) == {"xcom_blob_backend.BlobReference"}
+    assert len([name for name in deployment.blobs() if name.startswith("before/")]) == 3
+    # Small values are encrypted here, so what comes back is.
+    assert move(direction="inline") == {"xcom_blob_backend.SealedValue"}

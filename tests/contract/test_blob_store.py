@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,7 @@ def test_on_azure_a_name_with_dots_never_deletes_what_it_resolves_to(azurite: Az
     given = _azure(azurite)
     given.write("xcom/d", b"precious")
     [precious] = given.store.list()
-    dotted = replace(precious, key="c/../d")
+    dotted = precious._replace(key="c/../d")
     assert list(given.store.head(["c/../d"])) == []
     assert not given.store.copy_to(dotted, target=given.sibling("aside"), key="1")
     [deletion] = given.store.delete_unchanged([dotted])

@@ -15,7 +15,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ class InventoriedBlobStore:
                 relative = blob.key.removeprefix(self.base.prefix)
                 key = relative.encode()
                 if key >= first and (end is None or key < end):
-                    yield replace(blob, key=relative)
+                    yield blob._replace(key=relative)
 
         yield from sorted_by_key(ours())
         if not seen and next(self.live.list(), None) is not None:

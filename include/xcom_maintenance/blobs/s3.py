@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from include.xcom_maintenance.blobs.keys import just_before
+from include.xcom_maintenance.blobs.keys import in_range, just_before
 from include.xcom_maintenance.blobs.port import Deletion
 from include.xcom_maintenance.blobs.s3_delete import Conditions, S3Deletion
 from include.xcom_maintenance.blobs.s3_requests import S3Requests, code_of, is_missing, same
@@ -47,20 +48,26 @@ class S3BlobStore:
         self._requests.page(limit=1)
 
     def list(self, *, after: str | None = None, before: str | None = None) -> Iterator[Blob]:
-        first = after.encode() if after else b""
-        page = self._requests.page(start_after=just_before(after) if after else None)
-        while True:
-            for blob in page.blobs:
-                if first or before is not None:
-                    key = blob.key.encode()
-                    if key < first:
-                        continue
-                    if before is not None and key >= before.encode():
-                        return
-                yield blob
-            if page.token is None:
-                return
-            page = self._requests.page(token=page.token)
+        page_of = self._requests.page
+        # One page ahead: the store looks for the next while this one is compared.
+        ahead = ThreadPoolExecutor(1)
+        try:
+            coming = ahead.submit(page_of, start_after=just_before(after) if after else None)
+            while True:
+                page = coming.result()
+                is_last = page.token is None or (
+                    before is not None and page.blobs and not in_range(page.blobs[-1].key, None, before)
+                )
+                if not is_last:
+                    coming = ahead.submit(page_of, token=page.token)
+                for blob in page.blobs:
+                    if in_range(blob.key, after, before):
+                        yield blob
+                if is_last:
+                    return
+        finally:
+            # Nobody waits for a page that is not wanted any more.
+            ahead.shutdown(wait=False, cancel_futures=True)
 
     def head(self, keys: Sequence[str]) -> Iterator[Blob]:
         yield from self._requests.heads(keys)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,31 @@ def impatient(theirs: Config) -> Config:
     return theirs.merge(Config(retries={"mode": "standard", "total_max_attempts": 1}))
 
 
+def _read_times_quickly(client: Any) -> None:
+    """Let a client read the times of a listing without dateutil, which takes half the time of the whole listing.
+
+    botocore has a place for that in its sessions only, and the hook makes those. Where this is not where botocore keeps
+    it, all goes on as before.
+    """
+    from botocore.parsers import ResponseParserFactory
+
+    endpoint = getattr(client, "_endpoint", None)
+    if isinstance(getattr(endpoint, "_response_parser_factory", None), ResponseParserFactory):
+        factory = ResponseParserFactory()
+        factory.set_parser_defaults(timestamp_parser=_moment)
+        endpoint._response_parser_factory = factory  # type: ignore[union-attr]
+
+
+def _moment(text: Any) -> datetime:
+    """A time as botocore understands it; the one form that S3 lists is read here."""
+    if isinstance(text, str) and text.endswith("Z"):
+        with suppress(ValueError):
+            return datetime.fromisoformat(text)
+    from botocore.utils import parse_timestamp
+
+    return parse_timestamp(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """A part of a listing: sorted, and without gaps up to its last key."""
@@ -88,6 +114,7 @@ class S3Requests:
 
     def __init__(self, client: S3Client, base: BasePath, *, setting: str, page_size: int | None = None) -> None:
         self.client = client
+        _read_times_quickly(client)
         self.base = base
         self.bucket = base.uri.bucket
         self._setting = setting

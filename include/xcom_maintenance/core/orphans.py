@@ -6,12 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TypeVar
+from typing import NamedTuple
 
 from include.xcom_maintenance.core.records import Blob, Coordinates, RowReference
 from include.xcom_maintenance.core.reference_formats import KNOWN, BlobName, Formats
-
-_Keyed = TypeVar("_Keyed", Blob, RowReference)
 
 
 class BlobKind(StrEnum):
@@ -32,8 +30,7 @@ class BlobKind(StrEnum):
     FOREIGN = "foreign"
 
 
-@dataclass(frozen=True, slots=True)
-class FoundBlob:
+class FoundBlob(NamedTuple):
     """An object, what it is, and whose."""
 
     blob: Blob
@@ -70,20 +67,24 @@ def match(
     :param claims_unowned: whether blobs whose key does not say whose they are can be orphans, too.
     :raises ValueError: if a stream is not sorted, since then nothing can be concluded from an absence.
     """
-    reference_stream = _sorted(references, "references")
+    reference_stream = _sorted(references)
     reference, wanted = next(reference_stream, _END)
-    for blob, key in _sorted(blobs, "listing"):
+    previous = ""
+    for blob in blobs:
+        key = in_byte_order(blob.key)
+        if key < previous:
+            raise _unsorted("listing")
+        previous = key
         while reference is not None and wanted < key:
             yield UnmatchedReference(reference)
             reference, wanted = next(reference_stream, _END)
-        referenced = False
-        while reference is not None and wanted == key:
-            referenced = True
-            reference, wanted = next(reference_stream, _END)
-        name = None if referenced else formats.read(blob.key)
-        if referenced:
-            kind = BlobKind.REFERENCED
-        elif name is None or blob.key.startswith(ignored_prefixes):
+        if reference is not None and wanted == key:
+            while reference is not None and wanted == key:
+                reference, wanted = next(reference_stream, _END)
+            yield FoundBlob(blob, BlobKind.REFERENCED)
+            continue
+        name = formats.read(blob.key)
+        if name is None or blob.key.startswith(ignored_prefixes):
             kind = BlobKind.UNRECOGNISED
         elif blob.last_modified is None or blob.last_modified >= modified_before:
             kind = BlobKind.TOO_YOUNG
@@ -97,15 +98,27 @@ def match(
         reference, wanted = next(reference_stream, _END)
 
 
-_END: tuple[None, bytes] = (None, b"")
+def in_byte_order(key: str) -> str:
+    """A text that sorts as the key does in byte order, and is equal to that of no other key.
+
+    Python compares texts by code points, which is the same but for what was no UTF-8 and stands in them as surrogates.
+    """
+    return key if key.isascii() else key.encode(errors="surrogateescape").decode("latin-1")
 
 
-def _sorted(stream: Iterable[_Keyed], name: str) -> Iterator[tuple[_Keyed, bytes]]:
-    """Each item with its key as bytes."""
-    previous = b""
-    for item in stream:
-        key = item.key.encode(errors="surrogateescape")
+_END: tuple[None, str] = (None, "")
+
+
+def _sorted(references: Iterable[RowReference]) -> Iterator[tuple[RowReference, str]]:
+    """Each with its key as it sorts."""
+    previous = ""
+    for reference in references:
+        key = in_byte_order(reference.key)
         if key < previous:
-            raise ValueError(f"The {name} is not sorted by key in byte order; nothing can be concluded from it")
+            raise _unsorted("references")
         previous = key
-        yield item, key
+        yield reference, key
+
+
+def _unsorted(name: str) -> ValueError:
+    return ValueError(f"The {name} is not sorted by key in byte order; nothing can be concluded from it")

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +148,10 @@ class Sample:
     groups: Sequence[SampledRows]
 
 
-@dataclass(frozen=True, slots=True)
-class RowReference:
+# These two are made by the million, and a named tuple is made four times as fast as a frozen dataclass.
+
+
+class RowReference(NamedTuple):
     """A reference found in the metadata database, and the row that holds it."""
 
     #: The key of the blob relative to the base path.
@@ -167,8 +170,7 @@ class RowReference:
     whole: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(NamedTuple):
     """An object of the blob store."""
 
     #: Relative to the base path.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import fields
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import count, islice
@@ -161,12 +160,14 @@ def _delete_dangling(job: Job) -> None:
     figures.setdefault("dangling_rows_deleted", 0)  # a second attempt adds to what the first one did
     _, lines = _own_plan(job)
     claim(blobs, job.identity)
-    names = [field.name for field in fields(RowReference)]
     found = (line for line in lines if line["kind"] == "dangling")
     origin = {"database": job.identity.owner, "dag_id": job.report.dag_id, "run_id": job.report.run_id}
     with job.report.phase("delete dangling rows"):
         for number in count(1):
-            batch = [RowReference(**{name: line[name] for name in names}) for line in islice(found, _HEADS_AT_ONCE)]
+            batch = [
+                RowReference(**{name: line[name] for name in RowReference._fields})
+                for line in islice(found, _HEADS_AT_ONCE)
+            ]
             if not batch:
                 return
             there = {blob.key for blob in blobs.head(list({reference.key for reference in batch}))}

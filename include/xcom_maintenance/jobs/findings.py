@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
-from include.xcom_maintenance.core.causes import cause_of
+from include.xcom_maintenance.core.causes import Circumstances, cause_of
 from include.xcom_maintenance.core.orphans import BlobKind, FoundBlob, UnmatchedReference
-from include.xcom_maintenance.core.records import RowReference
+from include.xcom_maintenance.core.records import Coordinates, RowReference
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.jobs.ownership import OWNER_MARKER
 from include.xcom_maintenance.jobs.ranges import Sample
@@ -21,7 +21,7 @@ from include.xcom_maintenance.reports.place import ManifestWriter
 _REFERENCES_AT_ONCE = 500
 #: Blobs that may be orphans are looked up in the metadata database, this many by one look, which reads the whole table.
 _CANDIDATES_AT_ONCE = 100_000
-#: The circumstances of so many orphans are asked for at once.
+#: The circumstances of so many tasks are asked for at once.
 _CIRCUMSTANCES_AT_ONCE = 5_000
 
 
@@ -102,6 +102,9 @@ class Findings:
         progress = Progress(self._job.log, "Blobs compared")
         candidates: list[FoundBlob] = []
         unmatched: list[RowReference] = []
+        # What is referenced, which is most, is only counted.
+        referenced = size = 0
+        oldest: datetime | None = None
         for finding in findings:
             if isinstance(finding, UnmatchedReference):
                 if _can_dangle(finding.reference):
@@ -110,8 +113,14 @@ class Findings:
                         self._take_unmatched(unmatched)
                         unmatched = []
                 continue
-            self.figures.sample.add(finding.blob.key)
-            if finding.kind is BlobKind.ORPHAN:
+            blob = finding.blob
+            self.figures.sample.add(blob.key)
+            if finding.kind is BlobKind.REFERENCED:
+                referenced += 1
+                size += blob.size
+                if blob.last_modified is not None and (oldest is None or blob.last_modified < oldest):
+                    oldest = blob.last_modified
+            elif finding.kind is BlobKind.ORPHAN:
                 candidates.append(finding)
                 if len(candidates) >= _CANDIDATES_AT_ONCE:
                     self._take_candidates(candidates)
@@ -121,6 +130,8 @@ class Findings:
             progress.add()
         self._take_unmatched(unmatched)
         self._take_candidates(candidates)
+        if referenced:
+            self.figures.kinds[BlobKind.REFERENCED].add(referenced, size, _iso(oldest))
         self.figures.done = True
 
     def _count(self, found: FoundBlob, kind: BlobKind) -> None:
@@ -152,12 +163,14 @@ class Findings:
                 self._count(found, BlobKind.UNFINISHED_RUN)
             else:
                 orphans.append(found)
-        for first in range(0, len(orphans), _CIRCUMSTANCES_AT_ONCE):
-            self._take_orphans(orphans[first : first + _CIRCUMSTANCES_AT_ONCE])
+        self._take_orphans(orphans)
 
     def _take_orphans(self, orphans: list[FoundBlob]) -> None:
-        places = [found.coordinates for found in orphans if found.coordinates]
-        known = self._job.metadata.circumstances(places, self._blobs.base) if places else {}
+        places = list(dict.fromkeys(found.coordinates for found in orphans if found.coordinates))
+        known: dict[Coordinates, Circumstances] = {}
+        for first in range(0, len(places), _CIRCUMSTANCES_AT_ONCE):
+            asked = places[first : first + _CIRCUMSTANCES_AT_ONCE]
+            known |= self._job.metadata.circumstances(asked, self._blobs.base)
         for found in orphans:
             blob, whose = found.blob, found.coordinates
             modified = _iso(blob.last_modified)
@@ -192,7 +205,7 @@ class Findings:
         dangling = [reference for reference in references if reference.key not in there]
         for found in self._job.metadata.still_there(dangling) if dangling else ():
             self.figures.dangling[found.dag_id] += 1
-            self._lines.add("dangling", **asdict(found))
+            self._lines.add("dangling", **found._asdict())
             if len(self.figures.dangling_rows) < self._top:
                 place = [found.dag_id, found.run_id, found.task_id, found.map_index, found.xcom_key]
                 self.figures.dangling_rows.append([*place, found.stored_bytes, _iso(found.timestamp), found.key])

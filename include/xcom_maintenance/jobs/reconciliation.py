@@ -11,7 +11,6 @@ import json
 import math
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, fields
 from datetime import datetime
 from typing import IO, Any
 
@@ -23,11 +22,11 @@ from include.xcom_maintenance.core.guard import (
     judge_owner,
     judge_reconciliation,
 )
-from include.xcom_maintenance.core.orphans import BlobKind, match
+from include.xcom_maintenance.core.orphans import BlobKind, in_byte_order, match
 from include.xcom_maintenance.core.records import RowReference
 from include.xcom_maintenance.jobs.deletion import Shard
 from include.xcom_maintenance.jobs.findings import Figures, Findings
-from include.xcom_maintenance.jobs.job import Job, Progress
+from include.xcom_maintenance.jobs.job import Job, Progress, heap_set_aside
 from include.xcom_maintenance.jobs.ownership import marked_owner
 from include.xcom_maintenance.jobs.ranges import Sample, divide
 from include.xcom_maintenance.jobs.reconciled import describe
@@ -39,7 +38,8 @@ from include.xcom_maintenance.reports.reconciled import LastReconciliation, last
 _PARTS = ("references", "found", "plan")
 _PLAN = "plan-0"
 #: The place of the timestamp in a reference.
-_WHEN = [field.name for field in fields(RowReference)].index("timestamp")
+_WHEN = RowReference._fields.index("timestamp")
+_ENCODE = json.JSONEncoder(default=datetime.isoformat).encode
 #: Objections of these kinds leave no doubt about which references there are.
 _MERELY_LARGE = {"max_orphan_share", "max_orphan_blobs", "max_orphan_bytes"}
 
@@ -47,6 +47,7 @@ _MERELY_LARGE = {"max_orphan_share", "max_orphan_blobs", "max_orphan_bytes"}
 # -- plan --------------------------------------------------
 
 
+@heap_set_aside()
 def plan(job: Job) -> None:
     """Read the references, and divide the keys between as many tasks as there is work for.
 
@@ -111,7 +112,7 @@ def _divide(job: Job, blobs: BlobStore, references: Sample) -> list[tuple[str | 
 
 def _spool(references: Iterable[RowReference], spool: IO[str], sample: Sample, progress: Progress) -> None:
     for reference in references:
-        spool.write(json.dumps(astuple(reference), default=datetime.isoformat) + "\n")
+        spool.write(_ENCODE({"kind": "reference", "row": reference}) + "\n")
         sample.add(reference.key)
         progress.add()
     spool.seek(0)
@@ -121,13 +122,12 @@ def _share_out(job: Job, spool: IO[str], ranges: list[tuple[str | None, str | No
     """Write the references of each range where its task finds them."""
     line = spool.readline() if ranges else ""
     for number, (_, before) in enumerate(ranges, 1):
-        end = None if before is None else before.encode()
+        end = None if before is None else in_byte_order(before)
         with job.place.write_lines(f"references-{number}") as writer:
             while line:
-                row = json.loads(line)
-                if end is not None and row[0].encode(errors="surrogateescape") >= end:
+                if end is not None and in_byte_order(json.loads(line)["row"][0]) >= end:
                     break
-                writer.add("reference", row=row)
+                writer.copy(line)
                 line = spool.readline()
 
 
@@ -154,6 +154,7 @@ def _planned(job: Job) -> dict[str, Any]:
 # -- find --------------------------------------------------
 
 
+@heap_set_aside()
 def find(job: Job, shard: Shard) -> dict[str, Any]:
     """Compare the listing of one range of keys with its references; returns a few figures."""
     blobs, settings, planned = blobs_of(job), job.settings, _planned(job)
@@ -184,6 +185,7 @@ def _row(row: list[Any]) -> RowReference:
 # -- decide --------------------------------------------------
 
 
+@heap_set_aside()
 def decide(job: Job) -> None:
     """Join what the tasks found into the manifest and the report, and let the guard look at it.
 

@@ -56,8 +56,9 @@ def rows(history: History) -> None:
 
 
 def warnings(outcome: Outcome) -> list[str]:
-    """Those about enforcing and telling; that there is no blob store is another matter."""
-    return [warning for warning in outcome.report["warnings"] if not warning.startswith("No blob store")]
+    """Those about enforcing and telling; that there is no blob store, and no task to probe from, is another matter."""
+    others = ("No blob store", "The live probe")
+    return [warning for warning in outcome.report["warnings"] if not warning.startswith(others)]
 
 
 def age(bundle: Bundle, *, first_run: float, last_enforced: float | None = None, dag_id: str = CLEANUP) -> Path:

@@ -2,9 +2,9 @@
 
 The writers push through the stock backend, to paths of their own and to paths that a later push overwrites, in runs
 that are marked as successful while they do. So neither the state of a run nor a grace period of days stands between a
-sweep and what they write: only the order of writes, a grace period of seconds, and what is verified at each delete. Where
-a store honours no condition at a delete, the time between the last look and the delete cannot be closed by anybody; so
-there the writers that overwrite say that their run goes on before they do.
+sweep and what they write: only the order of writes, a grace period of seconds, and what is verified at each delete.
+Where a store honours no condition at a delete, the time between the last look and the delete cannot be closed by
+anybody; so there the writers that overwrite say that their run goes on before they do.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -241,17 +241,14 @@ def is_missing(code: str) -> bool:
     return code in _NOT_THERE
 
 
-#: Listings tell fractions of a second, which some servers round and heads cut off.
-_ROUNDING = timedelta(seconds=1)
-
-
 def same(seen: Blob, now: Blob) -> bool:
-    """Whether an object is unchanged: size, ETag, and the time as far as two answers of one server agree about it."""
-    if (seen.size, seen.version) != (now.size, now.version):
-        return False
-    if seen.last_modified is None or now.last_modified is None:
-        return seen.last_modified is now.last_modified
-    return abs(seen.last_modified - now.last_modified) <= _ROUNDING
+    """Whether an object is unchanged; listings tell fractions of a second, heads do not."""
+    return _stamp(seen) == _stamp(now)
+
+
+def _stamp(blob: Blob) -> tuple[object, ...]:
+    modified = blob.last_modified.replace(microsecond=0) if blob.last_modified else None
+    return blob.size, blob.version, modified
 
 
 def _unquoted(etag: str | None) -> str | None:

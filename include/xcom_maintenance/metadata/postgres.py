@@ -51,7 +51,7 @@ from include.xcom_maintenance.metadata.port import (
     UnparsableReference,
     ValueSpan,
 )
-from include.xcom_maintenance.metadata.postgres_session import Session, copy_out
+from include.xcom_maintenance.metadata.postgres_session import BY_INDEX, Session, copy_out
 
 #: Pages that a sample of the table reads: 64 MB.
 _SAMPLE_PAGES = 8_192
@@ -209,16 +209,15 @@ class PostgresMetadataStore:
         )
 
     def measure(self, doomed: Doomed) -> list[RunRows]:
-        # Not through a cursor: Postgres shares that out between no processes.
         return [
             RunRows(dag_run_id, which, *figures)
             for which, wanted in self._retention(doomed)
-            for dag_run_id, *figures in self._session.rows(wanted.measure, wanted.parameters)
+            for dag_run_id, *figures in self._session.rows(wanted.measure, wanted.parameters, by_index=True)
         ]
 
     def doomed_references(self, doomed: Doomed, base: BasePath) -> Iterator[RowReference]:
         found_in_cuts = (
-            self._session.stream(wanted.references, {**wanted.parameters, "marker": base.marker})
+            self._session.stream(wanted.references, {**wanted.parameters, "marker": base.marker}, by_index=True)
             for _, wanted in self._retention(doomed)
         )
         for *place, size, text in chain.from_iterable(found_in_cuts):
@@ -257,6 +256,7 @@ class PostgresMetadataStore:
         runs = {**retention.STATES, "ids": retention.array(sorted(set(doomed.dag_run_ids)))}
 
         def work(cursor: Any) -> Deleted:
+            cursor.execute(BY_INDEX)
             if self._may_lock_runs:
                 cursor.execute(retention.LOCK_RUNS, runs)
             if archive is None:

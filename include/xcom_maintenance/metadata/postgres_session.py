@@ -30,6 +30,11 @@ _SET_LOCALLY = """SELECT set_config('work_mem', '64MB', true), set_config('synch
 _STATUS = """SELECT CASE WHEN pg_current_xact_id() > %(id)s::xid8 THEN pg_xact_status(%(id)s::xid8) END"""
 
 
+#: For statements about some runs. The planner takes the rows of a run to be scattered all over the table, and would
+#: rather read all of it; they lie together, as they were pushed, and the work must not grow with the table.
+BY_INDEX = "SET LOCAL enable_seqscan = off"
+
+
 class Session:
     """One connection for short transactions, opened at its first use and again whenever it was lost.
 
@@ -66,10 +71,15 @@ class Session:
                 self._connection.close()
             self._connection = None
 
-    def rows(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
-        """All rows of a query."""
+    def rows(self, statement: str, parameters: Mapping[str, Any] | None = None, *, by_index: bool = False) -> list[Any]:
+        """All rows of a query.
+
+        :param by_index: see ``BY_INDEX``.
+        """
 
         def query(cursor: Any) -> list[Any]:
+            if by_index:
+                cursor.execute(BY_INDEX)
             cursor.execute(statement, parameters or {})
             return list(cursor.fetchall())
 
@@ -126,16 +136,21 @@ class Session:
             reraise=True,
         )
 
-    def stream(self, statement: str, parameters: Mapping[str, Any], *, fetch: int = _FETCH) -> Iterator[Any]:
+    def stream(
+        self, statement: str, parameters: Mapping[str, Any], *, fetch: int = _FETCH, by_index: bool = False
+    ) -> Iterator[Any]:
         """Rows through a server-side cursor, so that client memory stays constant.
 
         On a connection of its own, so that other statements can run while the rows come.
 
         :param fetch: rows that are in memory at a time.
+        :param by_index: see ``BY_INDEX``.
         """
         with translated(self._setting), closing(self._open()) as connection:
             with connection.cursor() as cursor:
                 cursor.execute(_SET_LOCALLY, self._timeouts)
+                if by_index:
+                    cursor.execute(BY_INDEX)
             with connection.cursor(name=f"xcom_{uuid.uuid4().hex}") as cursor:
                 cursor.execute(statement, parameters)
                 while rows := cursor.fetchmany(fetch):

@@ -147,11 +147,8 @@ def reconciliation() -> dict[str, Param]:
             },
             description="What becomes of an orphan.",
         ),
-        "delete_dangling_rows": Param(
-            None,
-            type=["null", "boolean"],
-            title="Delete dangling rows",
-            description=f"Rows whose blob is gone, of finished runs: tasks then fail aloud. {_AS_CONFIGURED}",
+        "delete_dangling_rows": _switch(
+            "Delete dangling rows", "Rows whose blob is gone, of finished runs: tasks then fail aloud."
         ),
         **places(),
         **blob_places(),
@@ -161,14 +158,7 @@ def reconciliation() -> dict[str, Param]:
 def restore() -> dict[str, Param]:
     """The form of ``xcom_restore``; what to restore is chosen here and nowhere else."""
     return {
-        "mode": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, "report", "enforce"],
-            title="Mode",
-            values_display={"report": "report: change nothing", "enforce": "enforce: put the rows back"},
-            description="Empty: report, whatever is configured for the DAGs that delete.",
-        ),
+        "mode": _own_mode("put the rows back"),
         "archive": Param(
             None,
             type=["null", "string"],
@@ -195,14 +185,7 @@ def restore() -> dict[str, Param]:
 def offload() -> dict[str, Param]:
     """The form of ``xcom_offload_large_values``."""
     return {
-        "mode": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, "report", "enforce"],
-            title="Mode",
-            values_display={"report": "report: change nothing", "enforce": "enforce: move the values"},
-            description="Empty: report, whatever is configured for the DAGs that delete.",
-        ),
+        "mode": _own_mode("move the values"),
         "direction": Param(
             None,
             type=["null", "string"],
@@ -221,18 +204,26 @@ def offload() -> dict[str, Param]:
 def rotate_keys() -> dict[str, Param]:
     """The form of ``xcom_rotate_keys``."""
     return {
-        "mode": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, "report", "enforce"],
-            title="Mode",
-            values_display={"report": "report: change nothing", "enforce": "enforce: re-encrypt"},
-            description="Empty: report, whatever is configured for the DAGs that delete.",
-        ),
+        "mode": _own_mode("re-encrypt"),
         "batch_rows": integer("Batch (rows)", "The most rows that one transaction replaces.", minimum=1),
         "max_minutes": number("Time budget (minutes)", "Stop then; the next run goes on.", exclusiveMinimum=0),
         **places(),
     }
+
+
+def _own_mode(enforcing: str) -> Param:
+    """The mode of a DAG that is started by hand: what is configured for the others does not count.
+
+    :param enforcing: what it does when it enforces.
+    """
+    return Param(
+        None,
+        type=["null", "string"],
+        enum=[None, "report", "enforce"],
+        title="Mode",
+        values_display={"report": "report: change nothing", "enforce": f"enforce: {enforcing}"},
+        description="Empty: report, whatever is configured for the DAGs that delete.",
+    )
 
 
 def _switch(title: str, description: str) -> Param:

@@ -240,7 +240,7 @@ class PostgresMetadataStore:
         while True:
             try:
                 return self._delete(remaining, limit, archive)
-            except _CameToLifeError as error:
+            except retention.CameToLifeError as error:
                 remaining = remaining.without(error.dag_run_ids)
             if not remaining.dag_run_ids:
                 return Deleted(0)
@@ -250,7 +250,7 @@ class PostgresMetadataStore:
     ) -> Deleted:
         """One transaction.
 
-        :raises _CameToLifeError: if a run of the batch did while the statement ran; nothing was deleted then.
+        :raises CameToLifeError: if a run of the batch did while the statement ran; nothing was deleted then.
         """
         wanted = [statements for _, statements in self._retention(doomed)]
         runs = {**retention.STATES, "ids": retention.array(sorted(set(doomed.dag_run_ids)))}
@@ -280,7 +280,7 @@ class PostgresMetadataStore:
         cursor.execute(retention.unfinished(few_unfinished=self._few_unfinished), runs)
         revived = {row[0] for row in cursor.fetchall()}
         if revived:
-            raise _CameToLifeError(revived)
+            raise retention.CameToLifeError(revived)
 
     def _retention(self, doomed: Doomed) -> list[tuple[int, retention.Retention]]:
         """The statements of each cut, by its position."""
@@ -474,14 +474,6 @@ class PostgresMetadataStore:
         return postgres_offload.replace(
             self._session, replacements, few_unfinished=self._few_unfinished, may_lock_runs=self._may_lock_runs
         )
-
-
-class _CameToLifeError(Exception):
-    """Runs of a batch are not finished after all."""
-
-    def __init__(self, dag_run_ids: Collection[int]) -> None:
-        self.dag_run_ids = dag_run_ids
-        super().__init__("a run of the batch came to life")
 
 
 def _delete_each(

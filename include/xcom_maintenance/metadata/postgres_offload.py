@@ -9,7 +9,7 @@ from typing import Any
 from include.xcom_maintenance.core.offloading import Movable, ReadValue, Replacement, ValuePlace
 from include.xcom_maintenance.metadata import postgres_retention as retention
 from include.xcom_maintenance.metadata.postgres_session import Session
-from include.xcom_maintenance.metadata.postgres_sql import UNFINISHED
+from include.xcom_maintenance.metadata.postgres_sql import UNFINISHED, primary_keys
 
 #: Postgres' compressions make no more than 255 bytes of one. Values that are stored in less than the 256th part of the
 #: threshold are not decompressed to find out that they are below it.
@@ -85,7 +85,7 @@ def _movable(rows: Iterator[Any]) -> Iterator[Movable]:
 
 def texts(session: Session, places: Sequence[ValuePlace]) -> list[ReadValue]:
     """See ``MetadataStore.read_values``."""
-    found = session.rows(_TEXTS, _places(places))
+    found = session.rows(_TEXTS, primary_keys(places))
     return [ReadValue(places[number - 1], timestamp, text) for number, timestamp, text in found]
 
 
@@ -109,14 +109,6 @@ def as_stored(session: Session, text: str) -> str | None:
         return None
 
 
-class _CameToLifeError(Exception):
-    """Runs of a batch are not finished after all."""
-
-    def __init__(self, dag_run_ids: set[int]) -> None:
-        self.dag_run_ids = dag_run_ids
-        super().__init__("a run of the batch came to life")
-
-
 def replace(
     session: Session, replacements: Sequence[Replacement], *, few_unfinished: bool, may_lock_runs: bool
 ) -> list[Replacement]:
@@ -130,7 +122,7 @@ def replace(
                 )
             )
             return [left[number - 1] for number in sorted(numbers)]
-        except _CameToLifeError as error:
+        except retention.CameToLifeError as error:
             left = [one for one in left if one.old.place.dag_run_id not in error.dag_run_ids]
     return []
 
@@ -140,9 +132,9 @@ def _replace(
 ) -> list[int]:
     """In one transaction; the numbers of those that took place.
 
-    :raises _CameToLifeError: if a run came to life while the statement ran; nothing was changed then.
+    :raises CameToLifeError: if a run came to life while the statement ran; nothing was changed then.
     """
-    places = _places([one.old.place for one in replacements])
+    places = primary_keys([one.old.place for one in replacements])
     runs = {**retention.STATES, "ids": retention.array(sorted(set(places["runs"])))}
     unfinished = retention.unfinished(few_unfinished=few_unfinished)
     if may_lock_runs:  # whoever clears a run waits, or is seen
@@ -162,14 +154,5 @@ def _replace(
     changed = {replacements[number - 1].old.place.dag_run_id for number in done}
     cursor.execute(unfinished, {**runs, "ids": retention.array(sorted(changed))})
     if revived := {row[0] for row in cursor.fetchall()}:
-        raise _CameToLifeError(revived)
+        raise retention.CameToLifeError(revived)
     return done
-
-
-def _places(places: Sequence[ValuePlace]) -> dict[str, Any]:
-    return {
-        "runs": [place.dag_run_id for place in places],
-        "tasks": [place.task_id for place in places],
-        "maps": [place.map_index for place in places],
-        "keys": [place.key for place in places],
-    }

@@ -6,7 +6,7 @@ stands in the DELETE itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -142,6 +142,14 @@ WHERE {self._doomed} AND CASE WHEN pg_column_size(x.value) <= 1500 THEN position
         doomed = f"doomed AS (SELECT x.ctid AS place FROM xcom x WHERE {self._doomed} LIMIT %(limit)s)"
         return f"""{self._with + "," if self._with else "WITH"} {doomed}
 DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place AND x.timestamp < %(cutoff)s{end}"""
+
+
+class CameToLifeError(Exception):
+    """Runs of a batch are not finished after all: nothing was changed."""
+
+    def __init__(self, dag_run_ids: Collection[int]) -> None:
+        self.dag_run_ids = dag_run_ids
+        super().__init__("a run of the batch came to life")
 
 
 def array(numbers: Sequence[int]) -> str:

@@ -77,7 +77,7 @@ def _aside(session: Session, table: str, value: str, columns: dict[str, str]) ->
 
 def stored_rows_at(session: Session, places: Sequence[Place]) -> list[StoredRow]:
     """As ``MetadataStore.stored_rows_at``."""
-    return [_row(found) for found in session.rows(_AT, _columns(places))]
+    return [_row(found) for found in session.rows(_AT, sql.primary_keys(places))]
 
 
 def replace_stored(session: Session, changes: Sequence[tuple[StoredRow, str]]) -> list[bool]:
@@ -85,7 +85,7 @@ def replace_stored(session: Session, changes: Sequence[tuple[StoredRow, str]]) -
     # In the order of the key, so that two who change the same rows wait for each other rather than lock each other out.
     order = sorted(range(len(changes)), key=lambda i: _key(changes[i][0]))
     parameters = {
-        **_columns([_key_of(changes[i][0]) for i in order]),
+        **sql.primary_keys([_key_of(changes[i][0]) for i in order]),
         "old": [changes[i][0].text for i in order],
         "new": [changes[i][1] for i in order],
     }
@@ -112,12 +112,3 @@ def _key_of(row: StoredRow) -> Place:
 def _key(row: StoredRow) -> tuple[int, str, int, str]:
     place = _key_of(row)
     return place.dag_run_id, place.task_id, place.map_index, place.key
-
-
-def _columns(places: Sequence[Place]) -> dict[str, Any]:
-    return {
-        "runs": [place.dag_run_id for place in places],
-        "tasks": [place.task_id for place in places],
-        "maps": [place.map_index for place in places],
-        "keys": [place.key for place in places],
-    }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Protocol
+
 #: The text of the value of a row ``x`` that can be a reference: NULL for any other.
 ADDRESS = """CASE WHEN jsonb_typeof(x.value) = 'string' THEN x.value #>> '{}'
                 WHEN x.value ->> '__classname__' = 'xcom_blob_backend.BlobReference'
@@ -101,3 +104,24 @@ KNOWN_REVISIONS = {
     "1d6611b6ab7c": "3.2",
     "d2f4e1b3c5a7": "3.3",
 }
+
+
+class _HasPrimaryKey(Protocol):
+    @property
+    def dag_run_id(self) -> int: ...
+    @property
+    def task_id(self) -> str: ...
+    @property
+    def map_index(self) -> int: ...
+    @property
+    def key(self) -> str: ...
+
+
+def primary_keys(places: Sequence[_HasPrimaryKey]) -> dict[str, Any]:
+    """The primary keys of some rows, column by column."""
+    return {
+        "runs": [place.dag_run_id for place in places],
+        "tasks": [place.task_id for place in places],
+        "maps": [place.map_index for place in places],
+        "keys": [place.key for place in places],
+    }

@@ -88,7 +88,8 @@ def test_an_orphan_is_moved_with_its_origin_and_nothing_else_is(bundle: Bundle, 
     headline = outcome.report["headline"]
     assert (headline["orphans_quarantined"], headline["orphans_deleted"]) == (3, 0)
     [ledger] = Path(bundle.report_path.removeprefix("file://"), DAG).glob("*.shard-1.deleted-1.jsonl.gz")
-    lines = [json.loads(line) for line in gzip.decompress(ledger.read_bytes()).splitlines()][:-1]
+    header, *lines, _ = [json.loads(line) for line in gzip.decompress(ledger.read_bytes()).splitlines()]
+    assert header["run_id"] == outcome.run_id
     assert {line["key"] for line in lines} == orphans
     for line in lines:
         assert Path("/", line["quarantine"].removeprefix("file:///")) == folder.in_quarantine()[line["key"]]

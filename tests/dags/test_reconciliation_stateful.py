@@ -1,6 +1,9 @@
 """Writers, clears, deletions, ``db clean``, crashes and the clock, in any order, while reconciliation starts, is killed
 at any point, and starts again: nothing that a row refers to is ever touched, and in the end no orphan is left.
 
+Steps come between the phases of a reconciliation and, as ``meanwhile``, in the middle of one. Everything but the time
+of day is the same whenever an example is run again, names too, for else hypothesis could make no example smaller.
+
 ``XCOM_STATEFUL_EXAMPLES`` and ``XCOM_STATEFUL_STEPS`` ask for more than the default.
 """
 
@@ -8,9 +11,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import uuid
+from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,10 +37,11 @@ from hypothesis.stateful import (
 from include.xcom_maintenance.blobs.files import FileBlobStore
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.reports import html
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.settings import Settings
 from tests.conftest import Database
-from tests.support.reconciliations import PHASES, Killed, Reconciliation, killed_at
+from tests.support.reconciliations import PHASES, Killed, Reconciliation, interrupted_at, killed_at
 
 EXAMPLES = int(os.environ.get("XCOM_STATEFUL_EXAMPLES", "8"))
 STEPS = int(os.environ.get("XCOM_STATEFUL_STEPS", "35"))
@@ -46,7 +53,18 @@ CALLS: list[tuple[type, str]] = [
     *((FileBlobStore, name) for name in ("copy_to", "_delete", "put", "head")),
     *((ReportPlace, name) for name in ("write", "write_part", "write_manifest")),
 ]
+#: Where writers may come in between: not between the last look at a file and its deletion, which nobody can close.
+MOMENTS: list[tuple[type, str]] = [
+    *((PostgresMetadataStore, name) for name in ("referenced", "unfinished_runs", "now")),
+    *((FileBlobStore, name) for name in ("copy_to", "head")),
+]
+QUARANTINE_DAYS = timedelta(days=5)
 REFERENCE = re.compile(r"file://[^\"\s,]*/blobs/([^\"\s,]+)")
+
+
+def _files(folder: Path) -> set[str]:
+    start = len(str(folder)) + 1
+    return {os.path.join(where, name)[start:] for where, _, names in os.walk(folder) for name in names}
 
 
 class World:
@@ -56,10 +74,14 @@ class World:
         self.database, self.folder = database, folder
         self.base, self.quarantine = folder / "blobs", folder / "blobs-quarantine"
         self.connection = database.connect(autocommit=True)
+        #: One for all tasks: to connect and to check anew takes longer than most of them.
+        self.metadata = database.store()
+        self.identity = self.metadata.check(may_delete=False, reads_references=True)
         base = BasePath.parse(f"file://{self.base}", setting="blob_base_path")
         self.blobs = FileBlobStore(base, setting="blob_base_path")
         self.kept_aside = FileBlobStore(base.quarantine, setting="blob_base_path", may_be_missing=True)
         self.ahead = timedelta(0)
+        self.dice = random.Random(0)
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.ahead
@@ -72,6 +94,10 @@ class World:
             self.connection.execute(f"DROP TABLE {name}")  # type: ignore[arg-type]
         self.connection.execute("DELETE FROM xcom; DELETE FROM task_instance; DELETE FROM dag_run")
         self.ahead = timedelta(0)
+        self.dice = random.Random(0)
+
+    def uuid4(self) -> uuid.UUID:
+        return uuid.UUID(int=self.dice.getrandbits(128), version=4)
 
     def archives(self) -> list[str]:
         found = self.connection.execute(
@@ -86,13 +112,15 @@ class World:
         return {key for (text,) in values for key in REFERENCE.findall(text)}
 
     def present(self) -> set[str]:
-        found = {str(path.relative_to(self.base)) for path in self.base.rglob("*") if path.is_file()}
-        return {key for key in found if not key.startswith(".")}
+        return {key for key in _files(self.base) if not key.startswith(".")}
+
+    def in_quarantine(self) -> set[str]:
+        return _files(self.quarantine)
 
     def write(self, key: str) -> None:
         path = self.base / key
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(uuid.uuid4().hex)
+        path.write_text(self.uuid4().hex)
         os.utime(path, (self.now().timestamp(),) * 2)
 
 
@@ -106,6 +134,8 @@ class Machine(RuleBasedStateMachine):
         self.pending: list[tuple[str, str, str, datetime]] = []
         self.reconciliation: Reconciliation | None = None
         self.phase = 0
+        #: What is in quarantine, and since when.
+        self.quarantined: dict[str, datetime] = {}
 
     def sql(self, statement: str, *parameters: Any) -> Any:
         return self.world.connection.execute(statement, parameters)  # type: ignore[arg-type]
@@ -144,7 +174,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def new_run(self) -> None:
-        run_id = f"r{uuid.uuid4().hex[:6]}"
+        run_id = f"r{self.world.uuid4().hex[:6]}"
         self.sql("INSERT INTO dag_bundle (name) VALUES ('tests') ON CONFLICT DO NOTHING")
         self.sql(
             """INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, timetable_type, partition_mapper_info,
@@ -160,7 +190,7 @@ class Machine(RuleBasedStateMachine):
         self.sql(
             """INSERT INTO task_instance (id, task_id, dag_id, run_id, map_index, state, try_number, pool, pool_slots)
                VALUES (%s, 't', 'd', %s, -1, 'running', 1, 'default_pool', 1)""",
-            uuid.uuid4(),
+            self.world.uuid4(),
             run_id,
         )
         self.runs[run_id] = number
@@ -179,8 +209,8 @@ class Machine(RuleBasedStateMachine):
         blob = (
             f"d/{run_id}/t/"
             + {
-                "stock": f"{uuid.uuid4()}",
-                "gzip": f"{uuid.uuid4()}.gz",
+                "stock": f"{self.world.uuid4()}",
+                "gzip": f"{self.world.uuid4()}.gz",
                 "overwriting": f"ti-{uuid.uuid5(uuid.NAMESPACE_DNS, run_id)}/{key}.json",
             }[kind]
         )
@@ -224,11 +254,13 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def forward(self, data: st.DataObject) -> None:
         """A task hands on a reference that it was given, inside a value of its own."""
-        found = self.sql("SELECT value #>> '{}' FROM xcom WHERE jsonb_typeof(value) = 'string' ORDER BY 1").fetchall()
         run_id = data.draw(st.sampled_from(self._some(self.runs)))
+        self.hand_on(run_id, lambda found: data.draw(st.sampled_from(found)))
+
+    def hand_on(self, run_id: str, chosen: Callable[[list[str]], str]) -> None:
+        found = self.sql("SELECT value #>> '{}' FROM xcom WHERE jsonb_typeof(value) = 'string' ORDER BY 1").fetchall()
         if found:
-            reference = data.draw(st.sampled_from([text for (text,) in found]))
-            self.write_row(run_id, "handed on", {"from": [f"--in={reference},x"]})
+            self.write_row(run_id, "handed on", {"from": [f"--in={chosen([text for (text,) in found])},x"]})
 
     @precondition(lambda self: self.runs)
     @rule(data=st.data())
@@ -244,7 +276,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.runs)
     @rule(data=st.data())
     def clear_run(self, data: st.DataObject) -> None:
-        run_id = data.draw(st.sampled_from(self._some(self.runs)))
+        self.clear(data.draw(st.sampled_from(self._some(self.runs))))
+
+    def clear(self, run_id: str) -> None:
         self.sql("UPDATE dag_run SET state = 'running' WHERE run_id = %s", run_id)
         self.sql("DELETE FROM xcom WHERE run_id = %s", run_id)
 
@@ -261,10 +295,12 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.runs)
     @rule(data=st.data(), archives=st.booleans())
     def db_clean(self, data: st.DataObject, archives: bool) -> None:
-        run_id = data.draw(st.sampled_from(self._some(self.runs)))
+        self.clean(data.draw(st.sampled_from(self._some(self.runs))), archives=archives)
+
+    def clean(self, run_id: str, *, archives: bool) -> None:
         with self.world.connection.transaction():
             if archives:
-                name = f"_airflow_deleted__xcom__{uuid.uuid4().hex[:8]}"
+                name = f"_airflow_deleted__xcom__{self.world.uuid4().hex[:8]}"
                 self.sql(f"CREATE TABLE {name} AS SELECT * FROM xcom WHERE run_id = '{run_id}'")
             self.sql("DELETE FROM xcom WHERE run_id = %s", run_id)
 
@@ -294,43 +330,74 @@ class Machine(RuleBasedStateMachine):
         world = self.world
         limits = {"max_orphan_share": 1, "max_reference_shrink": 1, "max_manifest_age_days": 30}
         return Reconciliation(
-            world.database.store,
+            lambda: nullcontext(world.metadata),
             world.folder / "reports",
             Settings(
                 mode=mode,
                 disposal=disposal,
                 grace_period_days=GRACE / timedelta(days=1),
-                quarantine_days=5,
+                quarantine_days=QUARANTINE_DAYS / timedelta(days=1),
                 shard_blobs=shard_blobs,
                 **limits,
             ),
             world.blobs,
             world.kept_aside,
             mode,
+            identity=world.identity,
         )
 
     @rule(
         mode=st.sampled_from(["enforce", "enforce", "report"]),
         disposal=st.sampled_from(["quarantine", "delete"]),
-        shard_blobs=st.sampled_from([1, 100]),
+        shard_blobs=st.sampled_from([2, 100]),
+        until=st.sampled_from(["plan", "decide", "share_out", "finish"]),
+        kill=st.one_of(st.none(), st.integers(1, 60)),
     )
-    def reconciliation_starts(self, mode: str, disposal: str, shard_blobs: int) -> None:
+    def reconciliation_starts(self, mode: str, disposal: str, shard_blobs: int, until: str, kill: int | None) -> None:
         """Whatever became of the one before."""
         self.reconciliation, self.phase = self._reconciliation(mode, disposal, shard_blobs), 0
+        self.reconciliation_goes_on(until, kill)
 
     @precondition(lambda self: self.reconciliation is not None)
-    @rule(until=st.sampled_from(["decide", "share_out", "finish"]), kill=st.one_of(st.none(), st.integers(1, 40)))
+    @rule(until=st.sampled_from(["decide", "share_out", "finish"]), kill=st.one_of(st.none(), st.integers(1, 60)))
+    def reconciliation_is_taken_up(self, until: str, kill: int | None) -> None:
+        self.reconciliation_goes_on(until, kill)
+
     def reconciliation_goes_on(self, until: str, kill: int | None) -> None:
         """Some phases; one that was killed is tried again by the next step, or another run starts."""
+        with killed_at(kill or 0, CALLS):
+            self.go_on(until)
+
+    @precondition(lambda self: self.reconciliation is not None and self.runs)
+    @rule(
+        data=st.data(),
+        until=st.sampled_from(["decide", "finish", "finish"]),
+        moment=st.integers(1, 40),
+        what=st.lists(st.sampled_from(["push_row", "push_over", "forward", "db_clean", "clear_run", "finish_run"])),
+    )
+    def meanwhile(self, data: st.DataObject, until: str, moment: int, what: list[str]) -> None:
+        """Some phases, and in the middle of one of them what writers do."""
+        run_id = data.draw(st.sampled_from(self._some(self.runs)))
+        steps: dict[str, Callable[[], object]] = {
+            "push_row": lambda: self.pending and self.commit(len(self.pending) - 1),
+            "push_over": lambda: self.state_of(run_id) == "running" and self.push_blob(run_id, "overwriting", "k1"),
+            "forward": lambda: self.hand_on(run_id, lambda found: found[-1]),
+            "db_clean": lambda: self.clean(run_id, archives=True),
+            "clear_run": lambda: self.clear(run_id),
+            "finish_run": lambda: self.end_run(run_id),
+        }
+        with interrupted_at(moment, MOMENTS, lambda: [steps[name]() for name in what]):
+            self.go_on(until)
+
+    def go_on(self, until: str) -> None:
         assert self.reconciliation is not None
         phases = PHASES if self.reconciliation.mode == "enforce" else PHASES[:3]
-        with killed_at(kill or 0, CALLS):
-            while self.phase < len(phases) and self.phase <= PHASES.index(until):
-                try:
-                    getattr(self.reconciliation, phases[self.phase])()
-                except Killed:
-                    return
-                self.phase += 1
+        while self.phase < len(phases) and self.phase <= PHASES.index(until):
+            try:
+                getattr(self.reconciliation, phases[self.phase])()
+            except Killed:
+                return
+            self.phase += 1
         if self.phase == len(phases):
             self.reconciliation = None
 
@@ -341,6 +408,14 @@ class Machine(RuleBasedStateMachine):
         missing = self.world.referenced() - self.world.present()
         assert missing == set()
 
+    @invariant()
+    def no_blob_leaves_the_quarantine_before_its_time(self) -> None:
+        now, there = self.world.now(), self.world.in_quarantine()
+        present = self.world.present() if self.quarantined.keys() - there else set()
+        for key, since in self.quarantined.items():
+            assert key in there or now - since >= QUARANTINE_DAYS or key.partition("/")[2] in present
+        self.quarantined = {key: self.quarantined.get(key, now) for key in there}
+
     def teardown(self) -> None:
         if not hasattr(self, "first"):
             return
@@ -350,6 +425,7 @@ class Machine(RuleBasedStateMachine):
         report = self._reconciliation("enforce", "delete", 3).run()
         assert report.status == "enforced"
         assert self.world.present() == self.world.referenced()
+        assert {key.partition("/")[2] for key in self.world.in_quarantine()} <= self.world.referenced()
 
 
 def test_nothing_that_a_row_refers_to_is_ever_touched_and_in_the_end_no_orphan_is_left(
@@ -358,6 +434,7 @@ def test_nothing_that_a_row_refers_to_is_ever_touched_and_in_the_end_no_orphan_i
     world = World(database, tmp_path)
     now = PostgresMetadataStore.now
     monkeypatch.setattr(PostgresMetadataStore, "now", lambda self: now(self) + world.ahead)
+    monkeypatch.setattr(html, "render", lambda _: "")  # a third of the time
 
     class MachineHere(Machine):
         pass

@@ -434,10 +434,11 @@ def test_what_was_deleted_is_written_down_blob_by_blob(bundle: Bundle, bucket: B
     history.run("a", 1)
     outcome = bundle.run("xcom_cleanup", mode="enforce", run_id="r").succeeded()
     lines = gzip.decompress(outcome.path(".deleted-1.jsonl.gz").read_bytes()).decode().splitlines()
-    deleted, end = map(json.loads, lines)
+    header, deleted, end = map(json.loads, lines)
+    assert (header["dag_id"], header["run_id"]) == ("xcom_cleanup", "r")
     assert (deleted["key"], deleted["bytes"]) == (reference.removeprefix(f"{bucket.base}/"), 123)
     assert deleted["reason"] == "its row was deleted by run r"
-    assert end == {"kind": "end", "lines": 1}
+    assert end == {"kind": "end", "lines": 2}
 
 
 def test_the_mode_may_be_set_for_each_dag(bundle: Bundle, history: History) -> None:

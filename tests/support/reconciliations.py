@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.core.records import DatabaseIdentity
 from include.xcom_maintenance.jobs import disposal, reconciliation
 from include.xcom_maintenance.jobs.job import Job
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
@@ -27,7 +28,7 @@ PHASES = ("plan", "find", "decide", "share_out", "sweep", "finish")
 class Reconciliation:
     """One run; each job over a metadata store of its own, as each task has."""
 
-    store: Callable[[], PostgresMetadataStore]
+    store: Callable[[], AbstractContextManager[PostgresMetadataStore]]
     #: Where the reports are.
     folder: Path
     settings: Settings
@@ -36,6 +37,8 @@ class Reconciliation:
     mode: str = "enforce"
     run_id: str = field(default_factory=lambda: f"run_{uuid.uuid4().hex[:8]}")
     shards: list[dict[str, Any]] = field(default_factory=list)
+    #: Of the database; None: each job asks it.
+    identity: DatabaseIdentity | None = None
 
     def __post_init__(self) -> None:
         self.report = Report("xcom_orphan_reconciliation", self.run_id, mode=self.mode)
@@ -46,7 +49,7 @@ class Reconciliation:
 
         place = ReportPlace(ObjectStoragePath(f"file://{self.folder}"), self.report.dag_id, self.run_id)
         with self.store() as metadata:
-            identity = metadata.check(may_delete=False, reads_references=True)
+            identity = self.identity or metadata.check(may_delete=False, reads_references=True)
             yield Job(self.settings, metadata, identity, self.blobs, self.report, place, quarantine=self.quarantine)
             place.write(self.report)
 
@@ -89,15 +92,15 @@ class Killed(BaseException):
 
 
 @contextmanager
-def killed_at(moment: int, calls: list[tuple[type, str]]) -> Iterator[None]:
-    """Kill before (odd moments) or after (even) the n-th of these calls."""
+def interrupted_at(moment: int, calls: list[tuple[type, str]], how: Callable[[], object]) -> Iterator[None]:
+    """Do something before (odd moments) or after (even) the n-th of these calls."""
     count = 0
 
     def tick() -> None:
         nonlocal count
         count += 1
         if count == moment:
-            raise Killed
+            how()
 
     def wrap(original: Any) -> Any:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -112,3 +115,12 @@ def killed_at(moment: int, calls: list[tuple[type, str]]) -> Iterator[None]:
         for owner, name in calls:
             patch.setattr(owner, name, wrap(getattr(owner, name)))
         yield
+
+
+def kill() -> None:
+    raise Killed
+
+
+def killed_at(moment: int, calls: list[tuple[type, str]]) -> AbstractContextManager[None]:
+    """Kill before (odd moments) or after (even) the n-th of these calls."""
+    return interrupted_at(moment, calls, kill)

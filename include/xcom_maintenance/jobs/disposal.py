@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import count, islice
@@ -16,7 +17,8 @@ from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.jobs.ownership import claim
 from include.xcom_maintenance.jobs.quarantine import folder_of, purge
 from include.xcom_maintenance.jobs.reconciliation import blobs_of
-from include.xcom_maintenance.jobs.sweep import Quarantine, Swept, sweep
+from include.xcom_maintenance.jobs.sweep import Quarantine, Swept, ledger_of, sweep
+from include.xcom_maintenance.reports.ledger import Ledger
 from include.xcom_maintenance.reports.report import Table
 
 #: What a task did, added up over its attempts, and over the tasks.
@@ -72,7 +74,6 @@ def share_out(job: Job) -> list[Shard]:
 def sweep_orphans(job: Job, shard: Shard) -> dict[str, Any]:
     """Dispose of one share of the orphans; returns its figures, which are also kept where ``finish`` finds them."""
     name = f"shard-{shard['shard']}"
-    # A second attempt adds to what the first one did.
     figures: dict[str, Any] = dict.fromkeys(_COUNTS, 0) | {"seconds": 0.0} | (job.place.read_part(name) or {})
     figures |= {"done": False, "left": {}, "failures": [], "error": "", "failed": 0}
     # An attempt that is killed leaves no word; what an earlier one left must not say that all is done.
@@ -80,25 +81,22 @@ def sweep_orphans(job: Job, shard: Shard) -> dict[str, Any]:
     swept = Swept()
     try:
         with job.report.phase(_SWEEPING):
-            _sweep(job, shard, name, swept)
+            _sweep(job, shard, name, swept, figures)
         figures["done"] = True
     except Exception as error:
         # The text of an unknown error could quote a value.
         figures["error"] = error.problem if isinstance(error, MaintenanceError) else type(error).__name__
         raise
     finally:
-        done = "quarantined" if job.settings.disposal == "quarantine" else "deleted"
-        figures[f"orphans_{done}"] += swept.deleted
-        figures[f"orphan_bytes_{done}"] += swept.deleted_bytes
         figures |= {"left": dict(swept.left), "failures": swept.failures, "failed": swept.failed}
         figures["seconds"] = round(figures["seconds"] + job.report.phases[-1]["seconds"], 3)
         job.place.write_part(name, figures)
     return figures
 
 
-def _sweep(job: Job, shard: Shard, name: str, swept: Swept) -> None:
+def _sweep(job: Job, shard: Shard, name: str, swept: Swept, figures: dict[str, Any]) -> None:
     header, lines = _own_plan(job)
-    blobs, settings = blobs_of(job), job.settings
+    settings = job.settings
     own = islice((line for line in lines if line["kind"] == "orphan"), shard["first"], shard["last"] + 1)
     # The grace period may have been raised since the plan; the longer one counts.
     grace = datetime.fromisoformat(header["planned_at"]) - settings.grace_period
@@ -106,19 +104,31 @@ def _sweep(job: Job, shard: Shard, name: str, swept: Swept) -> None:
     if settings.disposal == "quarantine":
         assert job.quarantine is not None  # noqa: S101 - there is one wherever there is a blob store
         quarantine = Quarantine(job.quarantine, folder_of(header))
-    with job.place.write_deleted(name) as deleted:
+    with _ledger(job, name, figures, quarantine) as ledger:
         sweep(
             map(_candidate, own),
             into=swept,
-            blobs=blobs,
+            blobs=blobs_of(job),
             metadata=job.metadata,
             modified_before=min(grace, datetime.fromisoformat(header["modified_before"])),
             progress=Progress(job.log, "Orphans swept", total=shard["last"] + 1 - shard["first"]),
-            deleted=deleted,
-            reason="no row refers to it",
+            ledger=ledger,
             formats=settings.formats,
             quarantine=quarantine,
         )
+
+
+@contextmanager
+def _ledger(job: Job, name: str, figures: dict[str, Any], quarantine: Quarantine | None = None) -> Iterator[Ledger]:
+    """The list of what a share deletes; its figures are those of all attempts."""
+    ledger = ledger_of(job, blobs_of(job), part=name, reason="no row refers to it", quarantine=quarantine)
+    with ledger:
+        try:
+            yield ledger
+        finally:
+            for kind in ("deleted", "quarantined"):
+                figures[f"orphans_{kind}"] = ledger.blobs[kind]
+                figures[f"orphan_bytes_{kind}"] = ledger.bytes[kind]
 
 
 def _candidate(line: dict[str, Any]) -> Blob:
@@ -183,17 +193,28 @@ def _disposed(job: Job) -> int:
     return int(job.report.headline["orphans_deleted"] + job.report.headline["orphans_quarantined"])
 
 
+def _part(job: Job, name: str) -> dict[str, Any]:
+    """The figures of a share; of one that was killed, those that can be found out now."""
+    part = job.place.read_part(name) or {}
+    if not part.get("done"):
+        try:
+            with _ledger(job, name, part):
+                pass
+        except MaintenanceError as error:
+            job.log.warning("What %s did before it broke off cannot be found out: %s", name, error)
+    return part
+
+
 def _collect(job: Job, shards: list[Shard]) -> tuple[int, list[str]]:
     """Put the figures of the shares into the report; returns how many blobs failed, and why shares did."""
     report = job.report
-    parts = [job.place.read_part(f"shard-{shard['shard']}") or {} for shard in shards]
+    parts = [_part(job, f"shard-{shard['shard']}") for shard in shards]
     swept = Swept()
     for name in _COUNTS[:-1]:
         report.headline[name] = sum(part.get(name, 0) for part in parts)
     for part in parts:
         swept.left.update(part.get("left", {}))
         swept.failures += [(key, answer) for key, answer in part.get("failures", [])][: 10 - len(swept.failures)]
-    swept.deleted, swept.deleted_bytes = _disposed(job), 0
     report.phases = [phase for phase in report.phases if phase["name"] != _SWEEPING]
     report.phases.append({"name": _SWEEPING, "seconds": max((part.get("seconds", 0) for part in parts), default=0)})
     report.tables = [table for table in report.tables if table.title != "Orphans swept, by task"]
@@ -201,6 +222,6 @@ def _collect(job: Job, shards: list[Shard]) -> tuple[int, list[str]]:
         rows = [[n, *(part.get(name, 0) for name in (*_COUNTS, "seconds"))] for n, part in enumerate(parts, 1)]
         columns = ["task", *(name.replace("_", " ") for name in _COUNTS), "seconds"]
         report.put(Table("Orphans swept, by task", columns, rows), first=True)
-    swept.describe(report, job.log, "Candidates that were left")
+    swept.describe(report, job.log, "Candidates that were left", gone=_disposed(job))
     failed = sum(part.get("failed", 0) for part in parts)
     return failed, [part.get("error") or "killed; see the logs of sweep" for part in parts if not part.get("done")]

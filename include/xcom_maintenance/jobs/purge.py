@@ -12,7 +12,7 @@ from include.xcom_maintenance.core.errors import PartialFailure, SharesFailed, U
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.jobs.deletion import Shard
 from include.xcom_maintenance.jobs.job import Job, Progress
-from include.xcom_maintenance.jobs.sweep import Swept, sweep
+from include.xcom_maintenance.jobs.sweep import Swept, ledger_of, sweep
 from include.xcom_maintenance.reports.report import Table
 
 #: Blobs looked up at once before they are swept.
@@ -96,8 +96,10 @@ def _purge(
     formats = job.settings.formats
     keys = (line["key"] for line in lines if line["kind"] == "blob" and formats.coordinates_of(line["key"]) is not None)
     looked_up = _LookedUp(blobs, keys, deadline)
+    reason = f"its row was deleted by run {header['run_id']}"
+    ledger = ledger_of(job, blobs, part="earlier" if suffix else "", reason=reason)
     try:
-        with job.report.phase(f"purge blobs{suffix}"), job.place.write_deleted() as deleted:
+        with job.report.phase(f"purge blobs{suffix}"), ledger:
             sweep(
                 iter(looked_up),
                 into=swept,
@@ -105,15 +107,14 @@ def _purge(
                 metadata=job.metadata,
                 modified_before=datetime.fromisoformat(header["planned_at"]),
                 progress=Progress(job.log, "Blobs looked at", total=job.report.headline.get("blobs_to_purge")),
-                deleted=deleted,
-                reason=f"its row was deleted by run {header['run_id']}",
+                ledger=ledger,
                 formats=formats,
             )
     finally:
         figures = job.report.headline
-        for name, count in (("blobs_deleted", swept.deleted), ("blob_bytes_deleted", swept.deleted_bytes)):
-            figures[name + suffix] = figures.get(name + suffix, 0) + count
-        swept.describe(job.report, job.log, f"Blobs that stay{suffix.replace('_', ' ')}")
+        figures[f"blobs_deleted{suffix}"] = ledger.blobs["deleted"]
+        figures[f"blob_bytes_deleted{suffix}"] = ledger.bytes["deleted"]
+        swept.describe(job.report, job.log, f"Blobs that stay{suffix.replace('_', ' ')}", gone=ledger.blobs["deleted"])
     if looked_up.out_of_time:
         job.report.warnings.append(
             "The time budget (max_minutes) was used up before all blobs were purged. The next run goes on with them."

@@ -10,7 +10,7 @@ from typing import Any
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.core.reference_formats import Formats
 from include.xcom_maintenance.jobs.job import Job, Progress
-from include.xcom_maintenance.jobs.sweep import Kept, Swept, sweep
+from include.xcom_maintenance.jobs.sweep import Kept, Swept, ledger_of, sweep
 
 FOLDER = re.compile(r"(?P<planned>\d{8}T\d{6}Z)-[0-9a-f]{8}")
 _TIME = "%Y%m%dT%H%M%SZ"
@@ -51,8 +51,10 @@ def purge(job: Job) -> int:
     report, settings = job.report, job.settings
     swept = Swept()
     cutoff = job.metadata.now() - timedelta(days=settings.quarantine_days)
+    reason = f"in quarantine for {settings.quarantine_days:g} days"
+    ledger = ledger_of(job, job.quarantine, part="purge", reason=reason)
     try:
-        with report.phase("purge quarantine"), job.place.write_deleted("purge") as deleted:
+        with report.phase("purge quarantine"), ledger:
             sweep(
                 quarantined(job, planned_before=cutoff),
                 into=swept,
@@ -60,20 +62,18 @@ def purge(job: Job) -> int:
                 metadata=job.metadata,
                 modified_before=cutoff,  # that is when it was copied
                 progress=Progress(job.log, "Blobs in quarantine looked at"),
-                deleted=deleted,
-                reason=f"in quarantine for {settings.quarantine_days:g} days",
+                ledger=ledger,
                 formats=settings.formats,
                 original=lambda key: key.partition("/")[2],
             )
     finally:
-        for name, count in (("blobs_deleted", swept.deleted), ("blob_bytes_deleted", swept.deleted_bytes)):
-            figure = f"quarantined_{name}"
-            report.headline[figure] = report.headline.get(figure, 0) + count
+        report.headline["quarantined_blobs_deleted"] = ledger.blobs["deleted"]
+        report.headline["quarantined_blob_bytes_deleted"] = ledger.bytes["deleted"]
     if swept.left[Kept.REFERENCED]:
         report.warnings.append(
             f"{swept.left[Kept.REFERENCED]:,} blobs in quarantine are meant by a value again and stay there: put them "
             "back with xcom_restore."
         )
     if swept.failed:
-        swept.describe(report, job.log, "Blobs that stay in quarantine")
+        swept.describe(report, job.log, "Blobs that stay in quarantine", gone=ledger.blobs["deleted"])
     return swept.failed

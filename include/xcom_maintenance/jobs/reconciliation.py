@@ -54,9 +54,7 @@ def plan(job: Job) -> None:
     :raises ConfigurationError: if no blob store is configured.
     """
     blobs, report, settings = blobs_of(job), job.report, job.settings
-    for kind in _PARTS:
-        job.place.drop_parts(kind)
-    job.place.drop_parts()
+    job.place.drop_parts(*_PARTS, "shard")
     marked_owner(blobs)  # proves the right to read objects
     snapshot = job.metadata.now()
     planned: dict[str, Any] = {

@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import islice
+from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
 from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
-from include.xcom_maintenance.jobs.job import Progress
+from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.metadata.port import MetadataStore
-from include.xcom_maintenance.reports.place import ManifestWriter
+from include.xcom_maintenance.reports.ledger import Ledger
 from include.xcom_maintenance.reports.report import Report, Table
 
 #: Candidates of one batch. A look at the metadata database reads the whole table, so batches grow until that takes
@@ -41,10 +42,8 @@ class Kept(StrEnum):
 
 @dataclass(slots=True)
 class Swept:
-    """What became of the candidates."""
+    """What became of the candidates that stayed; the ledger counts those that went."""
 
-    deleted: int = 0
-    deleted_bytes: int = 0
     #: By Kept or DeleteResult.
     left: Counter[str] = field(default_factory=Counter)
     #: Keys that could not be deleted and what the store said, the first few.
@@ -59,16 +58,17 @@ class Swept:
         if len(self.failures) < 10:
             self.failures.append((key, detail))
 
-    def describe(self, report: Report, log: logging.Logger, title: str) -> None:
-        """Put what was left, and what failed, into the report and the log."""
+    def describe(self, report: Report, log: logging.Logger, title: str, *, gone: int) -> None:
+        """Put what was left, and what failed, into the report and the log.
+
+        :param gone: how many went.
+        """
         if self.left:
             report.put(Table(title, ["reason", "blobs"], [[*item] for item in self.left.most_common()]), first=True)
         if self.failures:
             failures = [list(failure) for failure in self.failures]
             report.put(Table("Blobs that could not be deleted", ["blob", "answer"], failures), first=True)
-        log.info(
-            "Deleted %s blobs (%s bytes); left %s", f"{self.deleted:,}", f"{self.deleted_bytes:,}", dict(self.left)
-        )
+        log.info("Disposed of %s blobs; left %s", f"{gone:,}", dict(self.left))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,28 @@ class Quarantine:
         return f"{self.folder}/{key}"
 
 
+def ledger_of(
+    job: Job, blobs: BlobStore, *, reason: str, part: str = "", quarantine: Quarantine | None = None
+) -> Ledger:
+    """The list of what a task of a run deletes from ``blobs``, and why.
+
+    :param part: the task, where there are several.
+    """
+    report = job.report
+    header = {"kind": "ledger", "plan_id": report.plan_id, "dag_id": report.dag_id, "run_id": report.run_id}
+    header |= {"database": job.identity.owner, "base": str(blobs.base)}
+
+    def line(blob: Blob) -> dict[str, Any]:
+        modified = blob.last_modified.isoformat() if blob.last_modified else None
+        facts = {"key": blob.key, "bytes": blob.size, "last_modified": modified, "version": blob.version}
+        if quarantine is None:
+            return {"kind": "deleted", **facts, "reason": reason}
+        place = quarantine.store.base.blob(quarantine.key(blob.key))
+        return {"kind": "quarantined", **facts, "reason": reason, "quarantine": str(place)}
+
+    return Ledger(job.place, part, header=header, line=line, look=blobs.head)
+
+
 def sweep(
     candidates: Iterable[Blob],
     *,
@@ -92,8 +114,7 @@ def sweep(
     metadata: MetadataStore,
     modified_before: datetime,
     progress: Progress,
-    deleted: ManifestWriter,
-    reason: str,
+    ledger: Ledger,
     formats: Formats = KNOWN,
     quarantine: Quarantine | None = None,
     original: Callable[[str], str] = lambda key: key,
@@ -102,12 +123,13 @@ def sweep(
 
     The order is what makes it safe: the candidate's version was taken before the metadata database is asked; a blob
     that is written again afterwards has another version and is left alone. For the quarantine a blob is copied before
-    that, and the copy is seen to be there: so it lies in at least one place whenever the work breaks off.
+    that, and the copy is seen to be there: so it lies in at least one place whenever the work breaks off. And what may
+    go is written down before that.
 
     :param candidates: as they were listed or looked up; only what is named here is ever deleted.
     :param into: is filled as the work goes on, so that what was done is known even if it breaks off.
     :param modified_before: younger blobs are left alone (UTC).
-    :param deleted: is told of every blob that was deleted, with its size and ``reason``.
+    :param ledger: is told of every blob that is deleted, before and after; entered.
     :param quarantine: None: blobs are deleted for good.
     :param original: from the key of a candidate the one that values know, where that is another.
     """
@@ -116,7 +138,11 @@ def sweep(
         started = time.monotonic()
         old = [blob for blob in batch if blob.last_modified and blob.last_modified + _WHOLE_SECONDS <= modified_before]
         into.left[Kept.TOO_YOUNG] += len(batch) - len(old)
+        if ledger.goes_on:
+            old = _still_there(old, blobs, into)
         copied = _copy(old, blobs, quarantine, into) if quarantine else old
+        if copied:
+            ledger.intend(copied)
         before_looking = time.monotonic()
         doomed = _verified(copied, into, metadata, formats, original)
         looking = time.monotonic() - before_looking
@@ -124,9 +150,7 @@ def sweep(
         for deletion in blobs.delete_unchanged(doomed):
             if deletion.result is DeleteResult.DELETED:
                 gone.add(deletion.blob.key)
-                into.deleted += 1
-                into.deleted_bytes += deletion.blob.size
-                _write_down(deleted, deletion.blob, reason, quarantine)
+                ledger.add(deletion.blob)
             elif deletion.result is DeleteResult.FAILED:
                 into.fail(deletion.blob.key, deletion.detail)
             else:
@@ -139,6 +163,13 @@ def sweep(
         if looking > _SHARE_OF_LOOKING * (time.monotonic() - started):
             size = min(2 * size, _MOST)
     into.left += Counter()  # without what is zero
+
+
+def _still_there(batch: Sequence[Blob], blobs: BlobStore, into: Swept) -> list[Blob]:
+    """Without those that an earlier attempt took, which must not be taken for this one's."""
+    there = {blob.key for blob in blobs.head([blob.key for blob in batch])}
+    into.left[DeleteResult.GONE] += len(batch) - len(there)
+    return [blob for blob in batch if blob.key in there]
 
 
 def _verified(
@@ -194,12 +225,3 @@ def _take_back(quarantine: Quarantine, blobs: BlobStore, keys: Sequence[str]) ->
         copies = quarantine.store.head([quarantine.key(blob.key) for blob in blobs.head(keys)])
         for _ in quarantine.store.delete_unchanged(copies):
             pass
-
-
-def _write_down(deleted: ManifestWriter, blob: Blob, reason: str, quarantine: Quarantine | None) -> None:
-    modified = blob.last_modified.isoformat() if blob.last_modified else None
-    facts = {"key": blob.key, "bytes": blob.size, "last_modified": modified, "version": blob.version, "reason": reason}
-    if quarantine is None:
-        deleted.add("deleted", **facts)
-    else:
-        deleted.add("quarantined", **facts, quarantine=str(quarantine.store.base.blob(quarantine.key(blob.key))))

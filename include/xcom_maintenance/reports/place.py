@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shutil
 import zlib
@@ -83,22 +84,45 @@ class ReportPlace:
             return dict(json.loads(self.file(f".{name}.figures").read_text(encoding="utf-8")))
         return None
 
-    def drop_parts(self, kind: str = "shard") -> None:
+    def drop_parts(self, *kinds: str) -> None:
         """Forget what tasks of an earlier attempt at this run left, or what is not needed any more.
 
-        :param kind: the name of the parts, without their numbers.
+        :param kinds: the names of the parts, without their numbers.
         """
         with self._errors("written"):
             self._make_folder()
             # Any number may be missing: that of a task that was killed.
-            parts = re.compile(re.escape(self._stem) + rf"\.{kind}-\d+\.(figures|jsonl\.gz)")
-            for path in list(self._folder.iterdir()):
-                if parts.fullmatch(path.name):
-                    path.unlink()
+            parts = re.compile(re.escape(self._stem) + rf"\.({'|'.join(kinds)})-\d+\.(figures|jsonl\.gz)")
+            for name in filter(parts.fullmatch, self._names()):
+                (self._folder / name).unlink()
 
-    def write_lines(self, name: str) -> AbstractContextManager[ManifestWriter]:
-        """Write the lines of one of several parts of a run, as a manifest."""
-        return self._write_lines(self.file(f".{name}.jsonl.gz"))
+    def _names(self) -> list[str]:
+        """Of all files of the DAG, just the names: a path for each takes longer than the listing."""
+        fs: Any = self._folder.fs
+        fs.invalidate_cache()
+        found: list[Any] = []
+        with suppress(FileNotFoundError):  # there are no folders in a bucket
+            found = fs.ls(self._folder.path, detail=False)
+        return [str(name).rstrip("/").rpartition("/")[2] for name in found]
+
+    def write_lines(self, name: str, *, lasting: bool = False) -> AbstractContextManager[ManifestWriter]:
+        """Write the lines of one of several parts of a run, as a manifest.
+
+        :param lasting: let it outlive a crash of the machine, where it lies on a disk.
+        """
+        return self._write_lines(self.file(f".{name}.jsonl.gz"), lasting=lasting)
+
+    def has_lines(self, name: str) -> bool:
+        """Whether a part is there, be it whole or not."""
+        path = self.file(f".{name}.jsonl.gz")
+        fs: Any = path.fs
+        with self._errors("read"):
+            fs.invalidate_cache()  # another task may have written it
+            return bool(path.exists())
+
+    def drop_lines(self, name: str) -> None:
+        with self._errors("written"):
+            self.file(f".{name}.jsonl.gz").unlink(missing_ok=True)
 
     def read_lines(self, name: str) -> Iterator[dict[str, Any]]:
         """The lines of a part; errors as of ``read_manifest``."""
@@ -113,27 +137,17 @@ class ReportPlace:
         with self._errors("written"):
             self._make_folder()
             self._set_aside(path)
-        self.drop_parts()
+        self.drop_parts("shard")
         with self._write_lines(path) as writer:
             yield writer
 
     @contextmanager
-    def write_deleted(self, part: str = "") -> Iterator[ManifestWriter]:
-        """Write down what was really deleted; each attempt at a run has a file of its own.
-
-        :param part: of several tasks that work at the same time.
-        """
-        name = f".{part}.deleted" if part else ".deleted"
-        with self._errors("written"):
-            attempt = next(n for n in count(1) if not self.file(f"{name}-{n}.jsonl.gz").exists())
-        with self._write_lines(self.file(f"{name}-{attempt}.jsonl.gz")) as writer:
-            yield writer
-
-    @contextmanager
-    def _write_lines(self, path: ObjectStoragePath) -> Iterator[ManifestWriter]:
+    def _write_lines(self, path: ObjectStoragePath, *, lasting: bool = False) -> Iterator[ManifestWriter]:
         with ExitStack() as stack:
             with self._errors("written"):
                 raw = stack.enter_context(path.open("wb"))
+                if lasting:
+                    stack.callback(_flush, raw)
                 lines = stack.enter_context(
                     gzip.open(cast("IO[bytes]", raw), "wt", _LEVEL, encoding="utf-8", errors="backslashreplace")
                 )
@@ -205,7 +219,7 @@ class ReportPlace:
     def pending_manifests(self) -> list[str]:
         """The names of manifests of other runs that were not carried out to their end, oldest first."""
         with self._errors("read"):
-            names = {path.name for path in self._folder.iterdir()}
+            names = set(self._names())
         runs = sorted(name.removesuffix(_PENDING) for name in names if name.endswith(_PENDING))
         manifests = [f"{run}{_MANIFEST}" for run in runs if run != self._stem]
         return [name for name in manifests if name in names]
@@ -217,6 +231,13 @@ class ReportPlace:
         return path_errors(self._folder.parent, verb, setting="report_path")
 
 
+def _flush(file: Any) -> None:
+    """Write a file to the disk, if it is on one; in other stores it is there when it is closed."""
+    with suppress(OSError, AttributeError):
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _pending_name(manifest: str) -> str:
     return manifest.removesuffix(_MANIFEST) + _PENDING
 
@@ -226,7 +247,7 @@ class ManifestWriter:
 
     def __init__(self, stream: IO[str], path: str) -> None:
         self._stream = stream
-        self._lines = 0
+        self.lines = 0
         self.path = path
 
     def add(self, kind: str, **fields: Any) -> None:
@@ -236,7 +257,7 @@ class ManifestWriter:
     def copy(self, line: str) -> None:
         """Append a line that is JSON already, and ends as a line does."""
         self._stream.write(line)
-        self._lines += 1
+        self.lines += 1
 
     def close(self) -> None:
-        self._stream.write(json.dumps({"kind": "end", "lines": self._lines}) + "\n")
+        self._stream.write(json.dumps({"kind": "end", "lines": self.lines}) + "\n")

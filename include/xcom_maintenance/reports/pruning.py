@@ -38,7 +38,7 @@ _MANIFEST = ".manifest.jsonl.gz"
 #: Of a run of which there is one of these nothing goes: a manifest of any attempt is still to be carried out.
 _PENDING = re.compile(r"(~\d+)?\.pending")
 #: Where there is one of these, something was changed, by this attempt or one before it.
-_CHANGES = re.compile(r"~\d+\.manifest\.jsonl\.gz|\.deleted-\d+\.jsonl\.gz")
+_CHANGES = re.compile(r"~\d+\.manifest\.jsonl\.gz|(\.[a-z]+(-\d+)?)?\.delet(ed-\d+|ing-\d+-\d+)\.jsonl\.gz")
 #: A run in one of these states is over, and nothing of it is to be carried out.
 _OVER = frozenset({"reported", "audited", "enforced", "refused", "rejected", "failed"})
 #: A run in one of these states has changed nothing, so its manifest is a record of nothing.

@@ -26,7 +26,7 @@ from include.xcom_maintenance.reports.markdown import figure, label
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.reports.report import Report
 from include.xcom_maintenance.run_context import fallback_place, params_of, planned_by, planned_report, resolve, run_of
-from include.xcom_maintenance.settings import Settings
+from include.xcom_maintenance.settings import RestoreSettings, Settings
 
 log = logging.getLogger("xcom_maintenance")
 _T = TypeVar("_T")
@@ -206,7 +206,9 @@ def _run(
             _begin(report, place, settings)
         # Of a reconciliation the settings say whether it deletes rows, too.
         deletes = may_delete or (report.dag_id == "xcom_orphan_reconciliation" and settings.delete_dangling_rows)
-        wanted = {"may_delete": deletes, "may_insert": may_insert, "may_update": may_update}
+        # And of a restore whether it puts back blobs instead of rows.
+        inserts = may_insert and not (isinstance(settings, RestoreSettings) and settings.quarantine is not None)
+        wanted = {"may_delete": deletes, "may_insert": inserts, "may_update": may_update}
         rights = {right: needed and mode == "enforce" for right, needed in wanted.items()}
         with _a_job(resolved, report, place, is_first=planned is None, needs_blobs=needs_blobs, rights=rights) as job:
             step(job)

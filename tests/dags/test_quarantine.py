@@ -18,6 +18,7 @@ from include.xcom_maintenance.blobs.files import FileBlobStore
 from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
 from include.xcom_maintenance.core.errors import StoreUnavailable
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from local_stack.postgres import ROLE
 from tests.support.bundle import Bundle, Outcome
 from tests.support.history import History, SeededRun, days_ago
 
@@ -164,6 +165,19 @@ def test_only_what_was_chosen_returns(bundle: Bundle, folder: Folder, history: H
     assert set(folder.in_quarantine()) == {of_a}
     wrong = bundle.run(RESTORE, mode="enforce", quarantine="no such run")
     assert "quarantine" in str(wrong.error)
+
+
+def test_blobs_return_without_the_right_to_insert_rows_and_rows_do_not(
+    bundle: Bundle, folder: Folder, history: History, tmp_path: Path
+) -> None:
+    history.connection.execute(f"REVOKE INSERT ON xcom FROM {ROLE}")  # the tests of restoring rows have it
+    orphan = folder.orphan()
+    enforce(bundle)
+    assert orphan not in folder.blobs()
+    bundle.run(RESTORE, mode="enforce", quarantine="all").succeeded()
+    assert orphan in folder.blobs()
+    refused = bundle.run(RESTORE, mode="enforce", archive=f"file://{tmp_path}/archive")
+    assert "GRANT INSERT ON xcom" in str(refused.error)
 
 
 # -- at every moment --------------------------------------------------

@@ -89,7 +89,8 @@ def push_anew(writer: Writer) -> None:
     run, key, value, begun = writer.run_, f"k{writer.chance.randrange(SLOTS)}", uuid.uuid4().hex, time.time()
     place = {"dag_id": run.dag_id, "run_id": run.run_id, "task_id": "t", "map_index": -1}
     reference = stock.XComObjectStorageBackend.serialize_value(value, key=key, **place)  # type: ignore[arg-type]
-    time.sleep(writer.chance.random() / 20)
+    # Some rows follow so late that nothing but the grace period lets their blobs wait for them.
+    time.sleep(writer.chance.random() * (SLOWEST.total_seconds() if writer.chance.random() < 0.2 else 0.05))
     if writer.chance.random() < 0.1:
         return
     writer.commit(key, str(reference), value, begun)

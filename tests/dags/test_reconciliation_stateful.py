@@ -134,6 +134,9 @@ class Machine(RuleBasedStateMachine):
         self.pending: list[tuple[str, str, str, datetime]] = []
         self.reconciliation: Reconciliation | None = None
         self.phase = 0
+        #: Runs that somebody marked as successful while their tasks go on. Only the age of what these push, and that it
+        #: has changed, stands between it and a sweep.
+        self.marked: set[str] = set()
         #: What is in quarantine, and since when.
         self.quarantined: dict[str, datetime] = {}
 
@@ -202,8 +205,11 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), kind=st.sampled_from(["stock", "gzip", "overwriting"]), key=st.sampled_from(["k1", "k2"]))
     def push(self, data: st.DataObject, kind: str, key: str) -> None:
         run_id = data.draw(st.sampled_from(self._some(self.runs)))
-        if self.state_of(run_id) == "running":
+        if self.may_write(run_id):
             self.push_blob(run_id, kind, key)
+
+    def may_write(self, run_id: str) -> bool:
+        return run_id in self.runs and (run_id in self.marked or self.state_of(run_id) == "running")
 
     def push_blob(self, run_id: str, kind: str, key: str) -> None:
         blob = (
@@ -228,17 +234,15 @@ class Machine(RuleBasedStateMachine):
 
     def commit(self, position: int) -> None:
         run_id, key, blob, _ = self.pending.pop(position)
-        if (self.world.base / blob).exists():  # else it was overwritten, and deleted, by an attempt that is no more
-            self.write_row(run_id, key, f"file://{self.world.base}/{blob}")
+        self.write_row(run_id, key, f"file://{self.world.base}/{blob}")
 
     def write_row(self, run_id: str, key: str, value: object) -> None:
-        number = self.runs.get(run_id)
-        if number is not None and self.state_of(run_id) == "running":
+        if self.may_write(run_id):
             self.sql(
                 """INSERT INTO xcom (dag_run_id, dag_id, run_id, task_id, map_index, key, value, timestamp)
                    VALUES (%s, 'd', %s, 't', -1, %s, %s::jsonb, %s)
                    ON CONFLICT (dag_run_id, task_id, map_index, key) DO UPDATE SET value = excluded.value""",
-                number,
+                self.runs[run_id],
                 run_id,
                 key,
                 json.dumps(value),
@@ -267,9 +271,20 @@ class Machine(RuleBasedStateMachine):
     def finish_run(self, data: st.DataObject) -> None:
         self.end_run(data.draw(st.sampled_from(self._some(self.runs))))
 
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data())
+    def mark_run(self, data: st.DataObject) -> None:
+        run_id = data.draw(st.sampled_from(self._some(self.runs)))
+        self.marked.add(run_id)
+        self.succeed(run_id)
+
     def end_run(self, run_id: str) -> None:
+        self.marked.discard(run_id)
         for position in reversed([i for i, (run, *_) in enumerate(self.pending) if run == run_id]):
             self.pending.pop(position)
+        self.succeed(run_id)
+
+    def succeed(self, run_id: str) -> None:
         self.sql("UPDATE task_instance SET state = 'success' WHERE run_id = %s", run_id)
         self.sql("UPDATE dag_run SET state = 'success' WHERE run_id = %s", run_id)
 
@@ -279,6 +294,7 @@ class Machine(RuleBasedStateMachine):
         self.clear(data.draw(st.sampled_from(self._some(self.runs))))
 
     def clear(self, run_id: str) -> None:
+        self.marked.discard(run_id)
         self.sql("UPDATE dag_run SET state = 'running' WHERE run_id = %s", run_id)
         self.sql("DELETE FROM xcom WHERE run_id = %s", run_id)
 
@@ -372,22 +388,29 @@ class Machine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         until=st.sampled_from(["decide", "finish", "finish"]),
-        moment=st.integers(1, 40),
-        what=st.lists(st.sampled_from(["push_row", "push_over", "forward", "db_clean", "clear_run", "finish_run"])),
+        call=st.sampled_from(MOMENTS),
+        moment=st.integers(1, 8),
+        what=st.lists(
+            st.sampled_from(["push_row", "push_again", "push_again", "forward", "db_clean", "finish_run"]), min_size=1
+        ),
     )
-    def meanwhile(self, data: st.DataObject, until: str, moment: int, what: list[str]) -> None:
+    def meanwhile(self, data: st.DataObject, until: str, call: tuple[type, str], moment: int, what: list[str]) -> None:
         """Some phases, and in the middle of one of them what writers do."""
         run_id = data.draw(st.sampled_from(self._some(self.runs)))
         steps: dict[str, Callable[[], object]] = {
             "push_row": lambda: self.pending and self.commit(len(self.pending) - 1),
-            "push_over": lambda: self.state_of(run_id) == "running" and self.push_blob(run_id, "overwriting", "k1"),
+            "push_again": lambda: self.push_again(run_id),
             "forward": lambda: self.hand_on(run_id, lambda found: found[-1]),
             "db_clean": lambda: self.clean(run_id, archives=True),
-            "clear_run": lambda: self.clear(run_id),
             "finish_run": lambda: self.end_run(run_id),
         }
-        with interrupted_at(moment, MOMENTS, lambda: [steps[name]() for name in what]):
+        with interrupted_at(moment, [call], lambda: [steps[name]() for name in what]):
             self.go_on(until)
+
+    def push_again(self, run_id: str) -> None:
+        if not self.may_write(run_id):
+            self.clear(run_id)
+        self.push_blob(run_id, "overwriting", "k1")
 
     def go_on(self, until: str) -> None:
         assert self.reconciliation is not None
@@ -404,9 +427,9 @@ class Machine(RuleBasedStateMachine):
     # -- what must hold ---------------------------------------------------------------------------
 
     @invariant()
-    def no_blob_that_a_row_refers_to_is_gone(self) -> None:
-        missing = self.world.referenced() - self.world.present()
-        assert missing == set()
+    def no_blob_that_a_row_refers_to_or_is_about_to_is_gone(self) -> None:
+        wanted = self.world.referenced() | {blob for _, _, blob, _ in self.pending}
+        assert wanted - self.world.present() == set()
 
     @invariant()
     def no_blob_leaves_the_quarantine_before_its_time(self) -> None:

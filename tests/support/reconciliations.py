@@ -29,8 +29,8 @@ class Reconciliation:
     """One run; each job over a metadata store of its own, as each task has."""
 
     store: Callable[[], AbstractContextManager[PostgresMetadataStore]]
-    #: Where the reports are.
-    folder: Path
+    #: Where the reports are: a folder, or any path.
+    reports: Path | str
     settings: Settings
     blobs: BlobStore
     quarantine: BlobStore
@@ -39,15 +39,20 @@ class Reconciliation:
     shards: list[dict[str, Any]] = field(default_factory=list)
     #: Of the database; None: each job asks it.
     identity: DatabaseIdentity | None = None
+    plan_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
-        self.report = Report("xcom_orphan_reconciliation", self.run_id, mode=self.mode)
+        self.report = Report("xcom_orphan_reconciliation", self.run_id, mode=self.mode, plan_id=self.plan_id)
 
     @contextmanager
     def job(self) -> Iterator[Job]:
         from airflow.sdk import ObjectStoragePath
 
-        place = ReportPlace(ObjectStoragePath(f"file://{self.folder}"), self.report.dag_id, self.run_id)
+        place = ReportPlace(
+            ObjectStoragePath(self.reports if isinstance(self.reports, str) else f"file://{self.reports}"),
+            self.report.dag_id,
+            self.run_id,
+        )
         with self.store() as metadata:
             identity = self.identity or metadata.check(may_delete=False, reads_references=True)
             yield Job(self.settings, metadata, identity, self.blobs, self.report, place, quarantine=self.quarantine)

@@ -158,7 +158,8 @@ def sweep(
                 if deletion.result is DeleteResult.GONE:
                     gone.add(deletion.blob.key)
         if quarantine:
-            _take_back(quarantine, blobs, [blob.key for blob in copied if blob.key not in gone])
+            # Of blobs that were not copied, too: some stores copy what was written again before that can be seen.
+            _take_back(quarantine, blobs, [blob.key for blob in old if blob.key not in gone])
         progress.add(len(batch))
         if looking > _SHARE_OF_LOOKING * (time.monotonic() - started):
             size = min(2 * size, _MOST)

@@ -69,7 +69,8 @@ GRANT SELECT ON log TO xcom_maintenance;
 
 -- Optional, each for one thing; take the two dashes away.
 
--- To put deleted rows back from their backup (xcom_restore). It can only add rows, not change any.
+-- To put deleted rows back from their backup (xcom_restore); blobs from quarantine return without it. It can only add rows,
+-- not change any.
 -- GRANT INSERT ON xcom TO xcom_maintenance;
 
 -- To replace what rows hold, their values and no other column: to move large values into blobs and back

@@ -278,6 +278,21 @@ def test_a_blob_that_cannot_be_copied_stays_and_does_not_stop_the_others(
     assert outcome.table("Blobs that could not be deleted") == [{"blob": stuck, "answer": "The store is full"}]
 
 
+def test_a_blob_whose_copy_was_not_seen_to_be_whole_stays(
+    bundle: Bundle, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubtful, fine = folder.orphan(), folder.orphan()
+    copy = FileBlobStore.copy_to
+
+    def not_seen(self: FileBlobStore, blob: Any, **kwargs: Any) -> bool:
+        return copy(self, blob, **kwargs) and blob.key != doubtful
+
+    monkeypatch.setattr(FileBlobStore, "copy_to", not_seen)
+    enforce(bundle)
+    assert doubtful in folder.blobs()
+    assert set(folder.in_quarantine()) == {fine}  # and the doubtful copy does not stay there
+
+
 def test_a_manifest_that_is_too_old_is_not_carried_out(
     bundle: Bundle, folder: Folder, live: SeededRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

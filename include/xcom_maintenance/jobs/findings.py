@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
-from include.xcom_maintenance.core.causes import Circumstances, cause_of
+from include.xcom_maintenance.core.causes import Cause, Circumstances, cause_of
 from include.xcom_maintenance.core.orphans import BlobKind, FoundBlob, UnmatchedReference
 from include.xcom_maintenance.core.records import Coordinates, RowReference
 from include.xcom_maintenance.jobs.job import Job, Progress
@@ -48,7 +48,7 @@ class Figures:
     #: By BlobKind, and of orphans by Cause.
     kinds: defaultdict[str, Count] = field(default_factory=lambda: defaultdict(Count))
     causes: defaultdict[str, Count] = field(default_factory=lambda: defaultdict(Count))
-    #: By DAG, and in it by BlobKind; and the number of dangling references.
+    #: By DAG, and in it by BlobKind, duplicates by their Cause; and the number of dangling references.
     dags: defaultdict[str, dict[str, Count]] = field(default_factory=lambda: defaultdict(dict))
     dangling: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     #: The first few of each, as rows of the report's tables; times as ISO texts.
@@ -178,6 +178,8 @@ class Findings:
             self._count(found, BlobKind.ORPHAN)
             self.figures.causes[cause].add(1, blob.size, modified)
             dag_id = whose.dag_id if whose else None
+            if dag_id is not None and cause is Cause.PUSHED_AGAIN:
+                self.figures.dags[dag_id].setdefault(cause, Count()).add(1, blob.size, modified)
             self._lines.add(
                 "orphan",
                 key=blob.key,

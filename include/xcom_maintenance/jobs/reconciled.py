@@ -66,7 +66,8 @@ def _by_dag(found: Figures, top: int, now: datetime) -> Table:
     for dag_id in sorted({*found.dags, *found.dangling}):
         kinds = found.dags.get(dag_id, {})
         orphans = kinds.get(BlobKind.ORPHAN, Count())
-        others = [kinds.get(kind, Count()).objects for kind in (BlobKind.TOO_YOUNG, BlobKind.FOREIGN)]
+        which = (Cause.PUSHED_AGAIN, BlobKind.TOO_YOUNG, BlobKind.FOREIGN)
+        others = [kinds.get(kind, Count()).objects for kind in which]
         rows.append([dag_id, *_cells(orphans, now), *others, found.dangling.get(dag_id, 0)])
     rows.sort(key=lambda row: (-row[2], -row[-1]))
     columns = [
@@ -74,6 +75,7 @@ def _by_dag(found: Figures, top: int, now: datetime) -> Table:
         "orphan blobs",
         "orphan bytes",
         "oldest orphan (days)",
+        "of them duplicates",
         "too young",
         "foreign",
         "dangling references",

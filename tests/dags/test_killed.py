@@ -16,7 +16,8 @@ import pytest
 
 from include.xcom_maintenance.blobs.files import FileBlobStore
 from include.xcom_maintenance.core.blob_uri import BasePath
-from include.xcom_maintenance.core.errors import StoreUnavailable
+from include.xcom_maintenance.core.errors import SharesFailed, StoreUnavailable
+from include.xcom_maintenance.jobs import deletion
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from include.xcom_maintenance.reports.archive import Archives
 from include.xcom_maintenance.reports.place import ReportPlace
@@ -214,6 +215,31 @@ def test_no_real_kill_in_any_phase_loses_a_value(deployment: Deployment, phase: 
     deployment.cleanup("killed" if phase in {"plan", "delete_rows"} else "next").run()
     assert deployment.state() == expected
     assert before - deployment.values() <= deployment.archived()
+
+
+def test_what_a_killed_task_deleted_is_counted_but_for_the_last_seconds(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "KEPT_EVERY", 0.0)
+    deployment.settings = deployment.settings.model_copy(update={"shard_rows": 100})
+    deployment.lay_out()
+    cleanup = deployment.cleanup("killed")
+    for phase in ("plan", "share_out"):
+        getattr(cleanup, phase)()
+    assert len(cleanup.shards) == 1
+    written = ReportPlace.write_part
+
+    def dies_at_the_third(self: ReportPlace, name: str, figures: dict[str, Any]) -> None:
+        # From then on nothing is written any more, as after a kill.
+        if figures["transactions"] < 2:
+            written(self, name, figures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReportPlace, "write_part", dies_at_the_third)
+        cleanup.delete_rows()
+    with pytest.raises(SharesFailed, match="killed"):
+        cleanup.finish()
+    assert cleanup.report.headline["rows_deleted"] == 2  # of four: those of the first batch
 
 
 @pytest.mark.parametrize("moment", [3, 4])

@@ -43,8 +43,8 @@ from include.xcom_maintenance.settings import Settings
 from tests.conftest import Database
 from tests.support.reconciliations import PHASES, Killed, Reconciliation, interrupted_at, killed_at
 
-EXAMPLES = int(os.environ.get("XCOM_STATEFUL_EXAMPLES", "8"))
-STEPS = int(os.environ.get("XCOM_STATEFUL_STEPS", "35"))
+EXAMPLES = int(os.environ.get("XCOM_STATEFUL_EXAMPLES", "30"))
+STEPS = int(os.environ.get("XCOM_STATEFUL_STEPS", "100"))
 GRACE = timedelta(days=2)
 #: A row follows its blob within the grace period: what is slower is a crash.
 SLOWEST = timedelta(days=1)

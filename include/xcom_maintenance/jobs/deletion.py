@@ -19,6 +19,8 @@ from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.jobs.ownership import claim
 from include.xcom_maintenance.metadata.port import ArchiveSink
 
+#: Seconds after which the figures of a shard are kept again: so much of the counting is lost to a kill, and no row is.
+KEPT_EVERY = 10.0
 #: A shard, as it travels between tasks: its number from 1, and which batches of the manifest are its own, from 0.
 Shard = dict[str, Any]
 
@@ -86,8 +88,16 @@ def delete_rows(job: Job, shard: Shard) -> dict[str, Any]:
     started = time.monotonic()
     deadline = datetime.fromisoformat(shard["deadline"]) if shard["deadline"] else None
     courtesy = Courtesy(job.settings, job.metadata, job.log, deadline)
+    kept = started
+
+    def keep() -> None:
+        nonlocal kept
+        if time.monotonic() - kept >= KEPT_EVERY:
+            job.place.write_part(name, figures)
+            kept = time.monotonic()
+
     try:
-        _delete(job, shard, figures, courtesy)
+        _delete(job, shard, figures, courtesy, keep)
         figures["done"] = True
     except Exception as error:
         # The text of an unknown error could quote a value.
@@ -105,7 +115,7 @@ def delete_rows(job: Job, shard: Shard) -> dict[str, Any]:
     return figures
 
 
-def _delete(job: Job, shard: Shard, figures: dict[str, Any], courtesy: Courtesy) -> None:
+def _delete(job: Job, shard: Shard, figures: dict[str, Any], courtesy: Courtesy, keep: Callable[[], None]) -> None:
     header, lines = job.own_plan()
     own = list(
         islice((line for line in lines if line["kind"] == batches.KIND), shard["first"], shard["last"] + 1)
@@ -120,6 +130,7 @@ def _delete(job: Job, shard: Shard, figures: dict[str, Any], courtesy: Courtesy)
             figures["rows_left"] += batch.rows
             continue
         gone = _delete_batch(job, batch, figures, courtesy, archives, progress)
+        keep()
         if courtesy.stopped:
             figures["rows_left"] += max(0, batch.rows - gone)
     # What an earlier attempt deleted is not left, though this one may have had no time to look.

@@ -268,6 +268,16 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.runs)
     @rule(data=st.data())
+    def recall(self, data: st.DataObject) -> None:
+        """A value means a blob that no row refers to any more: a task was given it earlier, and comes to it now."""
+        able = [run_id for run_id in self._some(self.runs) if self.may_write(run_id)]
+        meant_by_none = sorted(self.world.present() - self.world.referenced())
+        if able and meant_by_none:
+            blob = data.draw(st.sampled_from(meant_by_none))
+            self.write_row(able[-1], "recalled", {"from": [f"--in=file://{self.world.base}/{blob},x"]})
+
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data())
     def finish_run(self, data: st.DataObject) -> None:
         self.end_run(data.draw(st.sampled_from(self._some(self.runs))))
 

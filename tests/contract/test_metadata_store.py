@@ -21,6 +21,7 @@ from tests.support.history import NOW, History, SeededRun, days_ago
 
 BASE = BasePath.parse("s3://aws_xcom@bucket/xcom", setting="blob_base_path")
 BLOB = "11111111-2222-4333-8444-555555555555"
+OTHER = "99999999-2222-4333-8444-666666666666"
 
 
 @pytest.fixture(params=["psycopg", "psycopg2"])
@@ -238,14 +239,24 @@ def test_references_are_found_wherever_they_stand(store: MetadataStore, history:
         {"bucket": "b", "key": "x/{}.gz"},
         {"{}": 1},
         "x" * 50_000 + "{}",
+        "s3://bucket/xcom/a/r/t/{}.gz",
+        "s3://bucket/xcom/a/r/t/{}.tar.gz.enc.suffixed",
+        f"s3://bucket/xcom/{OTHER}/{{}}.gz",
+        f"s3://bucket/xcom/{{}}/{OTHER}",
+        f"s3://bucket/xcom/{{}}.gz/{OTHER}.gz",
+        "{}-aaaa-bbbb-cccc-dddddddddddd",
+        "aaaaaaaa-bbbb-cccc-dddd-{}",
+        "{}.",
+        "{}\\",
+        "-----------------------------{}",
     ],
 )
 def test_a_blob_whose_name_stands_anywhere_in_a_value_counts_as_referenced(
     store: MetadataStore, history: History, value: object
 ) -> None:
     history.xcom(history.run("a", 1), json.loads(json.dumps(value).replace("{}", BLOB.upper())), age_days=1)
-    other = BLOB.replace("1", "9")
-    assert store.referenced([f"a/r/t/{BLOB}", f"b/r/t/{BLOB}.gz", f"a/r/t/{other}"]) == {
+    absent = BLOB.replace("1", "9")
+    assert store.referenced([f"a/r/t/{BLOB}", f"b/r/t/{BLOB}.gz", f"a/r/t/{absent}"]) == {
         f"a/r/t/{BLOB}",
         f"b/r/t/{BLOB}.gz",
     }

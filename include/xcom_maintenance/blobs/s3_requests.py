@@ -134,8 +134,8 @@ class S3Requests:
             request["ContinuationToken"] = token
         elif start_after:
             request["StartAfter"] = self.base.prefix + start_after
-        if limit or self._page_size:
-            request["MaxKeys"] = limit or self._page_size or 0
+        if limits := [most for most in (limit, self._page_size) if most]:
+            request["MaxKeys"] = min(limits)
         with self.errors():
             answer: dict[str, Any] = {**self.client.list_objects_v2(**request)}
         following = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None

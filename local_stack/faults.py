@@ -73,9 +73,9 @@ class FaultProxy:
             def handle_any(self) -> None:
                 proxy._handle(self)
 
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815 - the names that http.server calls
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that http.server gives it
                 pass
 
         class Server(socketserver.ThreadingTCPServer):

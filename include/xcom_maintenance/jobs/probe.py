@@ -140,7 +140,7 @@ def _probe(channel: Channel, calls: _Calls, key: str, size: int) -> ProbeResult:
         blob_is_gone = blob is None or calls.do(lambda: channel.blob_bytes(blob), too_late=lambda: None) is None
         removed = row_is_gone and blob_is_gone
         wrong = "" if removed else "it is still there after it was removed"
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - as above
         # One problem is enough if the time was up before.
         removed, wrong = False, "" if calls.hung and result.error else _problem("removal", error)
     return replace(result, removed=removed, error="; ".join(filter(None, (result.error, wrong))))

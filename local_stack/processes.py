@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -70,7 +71,23 @@ def accepts_connections(port: int) -> bool:
     return False
 
 
-class ChildProcess:
+class Stoppable(ABC):
+    """What runs until it is stopped, at the latest at the end of a ``with``."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """May be called more than once."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class ChildProcess(Stoppable):
     """One server: its own session, its output in one log file, stopped together with all that it started."""
 
     def __init__(
@@ -151,13 +168,28 @@ class ChildProcess:
         self._stopped = True
         _guardian().forget_session(self.pid)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+class Emulator(Stoppable):
+    """A server that keeps everything in memory: a child on a free port, in a folder that goes with it.
+
+    :param command: by the port.
+    """
+
+    def __init__(self, name: str, command: Callable[[int], Sequence[str]], *, env: Mapping[str, str]) -> None:
+        self._resources = contextlib.ExitStack()
+        home = self._resources.enter_context(private_folder(f"local-stack-{name}-"))
+        port = free_port()
+        child = ChildProcess(name, command(port), log_file=home / f"{name}.log", env=env, cwd=home)
+        self._resources.callback(child.stop)
+        try:
+            child.wait_until_ready(lambda: accepts_connections(port), timeout=60)
+        except BaseException:
+            self.stop()
+            raise
+        self.address = f"http://127.0.0.1:{port}"
+
+    def stop(self) -> None:
+        self._resources.close()
 
 
 def as_user(uid: int | None) -> dict[str, Any]:

@@ -63,15 +63,8 @@ def xcom_rotate_keys() -> None:
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import rotate
         from include.xcom_maintenance.rotation import BackendVault
-        from include.xcom_maintenance.settings import RotateSettings
 
-        return tasks.run_plan(
-            lambda job: rotate.plan(job, BackendVault()),
-            may_delete=False,
-            may_update=True,
-            needs_blobs=False,
-            kind=RotateSettings,
-        )
+        return tasks.run_plan(lambda job: rotate.plan(job, BackendVault()), tasks.ROTATION)
 
     @task(multiple_outputs=False)
     def apply(planned: dict[str, Any]) -> dict[str, Any]:
@@ -79,16 +72,8 @@ def xcom_rotate_keys() -> None:
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import rotate
         from include.xcom_maintenance.rotation import BackendVault
-        from include.xcom_maintenance.settings import RotateSettings
 
-        return tasks.run_apply(
-            lambda job: rotate.apply(job, BackendVault()),
-            planned,
-            may_delete=False,
-            may_update=True,
-            needs_blobs=False,
-            kind=RotateSettings,
-        )
+        return tasks.run_apply(lambda job: rotate.apply(job, BackendVault()), tasks.ROTATION, planned)
 
     apply(plan())
 

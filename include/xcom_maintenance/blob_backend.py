@@ -11,7 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
-from include.xcom_maintenance.core.offloading import ReadValue, ValuePlace
+from include.xcom_maintenance.core.offloading import ReadValue
+from include.xcom_maintenance.core.records import ValuePlace
 from include.xcom_maintenance.jobs.offload import Moved, ValueStays
 
 #: With types that plain JSON does not hold, so that a backend which hands on what it cannot read is found out.

@@ -88,9 +88,10 @@ class BackendVault:
         from xcom_blob_backend.header import Coordinates
         from xcom_blob_backend.reference import BlobReference
 
-        if row.place is None:
+        place = row.place
+        if place is None:
             raise ValueError("nothing is changed in a table that holds rows aside")
-        at = Coordinates(row.dag_id, row.run_id, row.place.task_id, row.place.key, row.place.map_index)
+        at = Coordinates(place.dag_id, place.run_id, place.task_id, place.key, place.map_index)
         try:
             found = reseal.reseal(json.loads(row.text), at)
         except BackendNotConfigured:

@@ -61,8 +61,8 @@ def xcom_rotate_keys() -> None:
     def plan() -> dict[str, Any]:
         """Find out which key holds what, and write it down; changes nothing."""
         from include.xcom_maintenance import tasks
+        from include.xcom_maintenance.blob_backend.vault import BackendVault
         from include.xcom_maintenance.jobs import rotate
-        from include.xcom_maintenance.rotation import BackendVault
 
         return tasks.run_plan(lambda job: rotate.plan(job, BackendVault()), tasks.ROTATION)
 
@@ -70,8 +70,8 @@ def xcom_rotate_keys() -> None:
     def apply(planned: dict[str, Any]) -> dict[str, Any]:
         """Re-encrypt, and count again; skipped in report mode."""
         from include.xcom_maintenance import tasks
+        from include.xcom_maintenance.blob_backend.vault import BackendVault
         from include.xcom_maintenance.jobs import rotate
-        from include.xcom_maintenance.rotation import BackendVault
 
         return tasks.run_apply(lambda job: rotate.apply(job, BackendVault()), tasks.ROTATION, planned)
 

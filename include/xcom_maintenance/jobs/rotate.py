@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from include.xcom_maintenance.core.errors import PartialFailure, StoreUnavailable
 from include.xcom_maintenance.core.records import ValuePlace
-from include.xcom_maintenance.core.rotation import Holdings, Resealed, Seal, StoredRow, Trouble
+from include.xcom_maintenance.core.seals import Holdings, Resealed, Seal, StoredRow, Trouble
 from include.xcom_maintenance.jobs.courtesy import Courtesy
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.reports.place import ManifestWriter

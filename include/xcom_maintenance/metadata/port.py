@@ -28,7 +28,7 @@ from include.xcom_maintenance.core.records import (
     ValuePlace,
     YoungerRuns,
 )
-from include.xcom_maintenance.core.rotation import StoredRow
+from include.xcom_maintenance.core.seals import StoredRow
 from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
 
 

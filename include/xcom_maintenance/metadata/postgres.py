@@ -29,7 +29,7 @@ from include.xcom_maintenance.core.records import (
     YoungerRuns,
 )
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
-from include.xcom_maintenance.core.rotation import StoredRow
+from include.xcom_maintenance.core.seals import StoredRow
 from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
 from include.xcom_maintenance.metadata import (
     postgres_audit,

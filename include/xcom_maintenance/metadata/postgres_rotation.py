@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import Any
 
 from include.xcom_maintenance.core.records import ValuePlace
-from include.xcom_maintenance.core.rotation import StoredRow
+from include.xcom_maintenance.core.seals import StoredRow
 from include.xcom_maintenance.metadata import postgres_sql as sql
 from include.xcom_maintenance.metadata.postgres_session import Session
 

@@ -10,7 +10,8 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from local_stack.processes import Emulator, StackError, clean_environment
+from local_stack.emulator import Emulator
+from local_stack.processes import StackError, clean_environment
 
 VERSION = "3.35.0"
 #: Installed once, and removed by `make clean`.

@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from local_stack.emulator import Emulator
 from local_stack.faults import Answer, FaultProxy, Request
-from local_stack.processes import Emulator, clean_environment
+from local_stack.processes import clean_environment
 
 _OBJECT = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)/o/(?P<name>[^/]+)(?P<rewrite>/rewriteTo/.*)?")
 _LISTING = re.compile(r"/storage/v1/b/[^/]+/o")

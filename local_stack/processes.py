@@ -169,29 +169,6 @@ class ChildProcess(Stoppable):
         _guardian().forget_session(self.pid)
 
 
-class Emulator(Stoppable):
-    """A server that keeps everything in memory: a child on a free port, in a folder that goes with it.
-
-    :param command: by the port.
-    """
-
-    def __init__(self, name: str, command: Callable[[int], Sequence[str]], *, env: Mapping[str, str]) -> None:
-        self._resources = contextlib.ExitStack()
-        home = self._resources.enter_context(private_folder(f"local-stack-{name}-"))
-        port = free_port()
-        child = ChildProcess(name, command(port), log_file=home / f"{name}.log", env=env, cwd=home)
-        self._resources.callback(child.stop)
-        try:
-            child.wait_until_ready(lambda: accepts_connections(port), timeout=60)
-        except BaseException:
-            self.stop()
-            raise
-        self.address = f"http://127.0.0.1:{port}"
-
-    def stop(self) -> None:
-        self._resources.close()
-
-
 def as_user(uid: int | None) -> dict[str, Any]:
     """Arguments for ``subprocess`` that run a child under this uid alone, or as the caller if None."""
     return {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from local_stack.emulator import Emulator
 from local_stack.faults import Answer, FaultProxy, Request
-from local_stack.processes import ChildProcess, accepts_connections, clean_environment, free_port, private_folder
+from local_stack.processes import clean_environment
 
 _OBJECT = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)/o/(?P<name>[^/]+)(?P<rewrite>/rewriteTo/.*)?")
 _LISTING = re.compile(r"/storage/v1/b/[^/]+/o")
@@ -56,23 +55,12 @@ def _listed(query: dict[str, str], answer: Answer) -> Answer:
     return Answer(200, json.dumps(page).encode(), _JSON)
 
 
-class GcsEmulator:
+class GcsEmulator(Emulator):
     """The package gcp-storage-emulator, in memory; ``endpoint`` is that of the front, ``bare`` of the emulator."""
 
     def __init__(self) -> None:
-        self._resources = contextlib.ExitStack()
-        home = self._resources.enter_context(private_folder("local-stack-gcs-"))
-        port = free_port()
-        command = [sys.executable, "-P", "-m", "gcp_storage_emulator", "start", "--in-memory"]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
-        child = ChildProcess("gcs", command, log_file=home / "gcs.log", env=clean_environment(), cwd=home)
-        self._resources.callback(child.stop)
-        try:
-            child.wait_until_ready(lambda: accepts_connections(port), timeout=60)
-        except BaseException:
-            self.stop()
-            raise
-        self.bare = f"http://127.0.0.1:{port}"
+        super().__init__("gcs", _command, env=clean_environment())
+        self.bare = self.address
         self.endpoint = self._resources.enter_context(FaultProxy(self.bare, as_documented)).endpoint
 
     def client(self, endpoint: str | None = None) -> Any:
@@ -86,14 +74,7 @@ class GcsEmulator:
             client_options={"api_endpoint": endpoint or self.endpoint},
         )
 
-    def stop(self) -> None:
-        """Stop the server. May be called more than once."""
-        self._resources.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+def _command(port: int) -> list[str]:
+    command = [sys.executable, "-P", "-m", "gcp_storage_emulator", "start", "--in-memory"]
+    return [*command, "--host", "127.0.0.1", "--port", str(port)]

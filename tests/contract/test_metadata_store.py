@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 
-import psycopg2
 import pytest
 
 from include.xcom_maintenance.core.blob_uri import BasePath
@@ -22,18 +20,6 @@ from tests.support.history import NOW, History, SeededRun, days_ago
 BASE = BasePath.parse("s3://aws_xcom@bucket/xcom", setting="blob_base_path")
 BLOB = "11111111-2222-4333-8444-555555555555"
 OTHER = "99999999-2222-4333-8444-666666666666"
-
-
-@pytest.fixture(params=["psycopg", "psycopg2"])
-def store(request: pytest.FixtureRequest, database: Database) -> Iterator[MetadataStore]:
-    def with_psycopg2() -> object:
-        server = database.server
-        return psycopg2.connect(
-            host=server.host, port=server.port, user=server.user, password=server.password, dbname=database.name
-        )
-
-    with database.store(with_psycopg2 if request.param == "psycopg2" else None) as opened:
-        yield opened
 
 
 def older_than(*runs: SeededRun, days: float = 7, keep_latest_value: bool = False) -> Doomed:

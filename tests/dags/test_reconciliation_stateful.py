@@ -34,7 +34,8 @@ from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.settings import Settings
 from tests.conftest import Database
-from tests.support.reconciliations import PHASES, Killed, Reconciliation, killed_at
+from tests.support.interruptions import Killed, killed_at
+from tests.support.reconciliations import PHASES, Reconciliation
 
 EXAMPLES = int(os.environ.get("XCOM_STATEFUL_EXAMPLES", "8"))
 STEPS = int(os.environ.get("XCOM_STATEFUL_STEPS", "35"))

@@ -24,6 +24,7 @@ from tests.conftest import Database
 from tests.dags.conftest import Bucket
 from tests.support.bundle import Bundle, Outcome
 from tests.support.history import History, SeededRun
+from tests.support.interruptions import Killed
 
 DAG_ID = "xcom_offload_large_values"
 OURS = "xcom_blob_backend.XComBlobBackend"
@@ -376,10 +377,6 @@ def test_a_row_that_somebody_holds_is_waited_for_and_moves_only_if_it_is_unchang
 
 
 # -- what breaks off -------------------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """Not an Exception: no handler of the bundle sees it, as none would see a kill."""
 
 
 @pytest.mark.parametrize("direction", ["offload", "inline"])

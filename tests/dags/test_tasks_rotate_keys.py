@@ -18,7 +18,7 @@ from xcom_blob_backend.header import Coordinates
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from local_stack.postgres import ROLE
 from local_stack.s3 import RcloneS3
-from tests.backend.conftest import KEYS, Configure, configure, files_in, new_bucket  # noqa: F401
+from tests.backend.conftest import KEYS, Configure, configure, files_in, new_bucket  # noqa: F401 - a fixture
 from tests.conftest import Database
 from tests.support.bundle import Bundle, Outcome
 from tests.support.history import History, SeededRun
@@ -73,7 +73,7 @@ def airflow(
     database: Database,
     history: History,
     bundle: Bundle,
-    configure: Configure,  # noqa: F811
+    configure: Configure,  # noqa: F811 - the fixture
     folder: Path,
 ) -> Airflow:
     """With blobs in a folder, small values sealed in their rows, the key ``old``, and the right to change rows."""

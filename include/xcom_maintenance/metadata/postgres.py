@@ -13,7 +13,7 @@ from typing import Any, Self
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.causes import Circumstances
 from include.xcom_maintenance.core.errors import ConfigurationError
-from include.xcom_maintenance.core.offloading import Movable, ReadValue, Replacement, ValuePlace
+from include.xcom_maintenance.core.offloading import Movable, ReadValue, Replacement
 from include.xcom_maintenance.core.records import (
     ArchivedRow,
     Coordinates,
@@ -25,10 +25,11 @@ from include.xcom_maintenance.core.records import (
     Sample,
     SampledRows,
     Scope,
+    ValuePlace,
     YoungerRuns,
 )
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
-from include.xcom_maintenance.core.rotation import Place, StoredRow
+from include.xcom_maintenance.core.seals import StoredRow
 from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
 from include.xcom_maintenance.metadata import (
     postgres_audit,
@@ -435,7 +436,7 @@ class PostgresMetadataStore:
     def stored_rows(self) -> Iterator[StoredRow]:
         return postgres_rotation.stored_rows(self._session)
 
-    def stored_rows_at(self, places: Sequence[Place]) -> list[StoredRow]:
+    def stored_rows_at(self, places: Sequence[ValuePlace]) -> list[StoredRow]:
         return postgres_rotation.stored_rows_at(self._session, places)
 
     def replace_stored(self, changes: Sequence[tuple[StoredRow, str]]) -> list[bool]:

@@ -73,7 +73,7 @@ FROM (
 WHERE t.bucket = %(bucket)s AND starts_with(t.place, %(prefix)s)"""
 
 #: What this project's own backend writes instead of a value: an object around the address.
-_OWN = "coalesce(x.value ->> '__classname__' = 'xcom_blob_backend.BlobReference', false)"
+_OWN = f"coalesce({sql.IS_BLOB_REFERENCE}, false)"
 
 _ROW_COLUMNS = "dag_id", "run_id", "task_id", "map_index", "key", "timestamp"
 

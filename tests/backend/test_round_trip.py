@@ -20,18 +20,19 @@ import pandas as pd
 import pendulum
 import pydantic
 import pytest
-from airflow.sdk.serde import deserialize, serialize
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from xcom_blob_backend import codec, reference, values
+from xcom_blob_backend import codec, header, reference, values
 
 from tests.backend.conftest import KEYS, Configure, files_in, pull, push
+from tests.backend.stored import Stored
+from tests.support.versions import serde
+
+deserialize, serialize = serde.deserialize, serde.serialize
 
 
 @pytest.fixture(autouse=True)
 def _allow(monkeypatch: pytest.MonkeyPatch) -> None:
-    from airflow.sdk import serde
-
     for name in ("Point", "Model", "Attrs", "Own"):
         monkeypatch.setattr(serde, "_extra_allowed", serde._extra_allowed | {f"{__name__}.{name}"})
 
@@ -142,26 +143,30 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-def _all_come_back() -> None:
-    for kind, value in SAMPLES.items():
-        row = push(value)
-        assert reference.BlobReference.data_of(row), kind
-        assert same(pull(row), by_default(value)), kind
+CODECS = ("zstd", "gzip", "lz4", "none")
+#: So much compresses well, whatever stands beside it.
+PADDING = "x" * 300
+
+
+def options(compression: str, encrypted: bool) -> dict[str, str]:
+    return {"compression": compression, "encryption_keys": f"new:{KEYS['new']}" if encrypted else ""}
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
-@pytest.mark.parametrize("compression", ["zstd", "gzip", "lz4", "none"])
-def test_no_value_comes_back_changed_by_any_codec(
-    on_files: Path, configure: Configure, compression: str, encrypted: bool
+@pytest.mark.parametrize("compression", CODECS)
+def test_no_value_comes_back_changed_from_any_store_by_any_codec(
+    stored: Stored, any_store: str, configure: Configure, compression: str, encrypted: bool
 ) -> None:
-    configure(compression=compression, encryption_keys=f"new:{KEYS['new']}" if encrypted else "")
-    _all_come_back()
-
-
-@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
-def test_no_value_comes_back_changed_from_any_store(any_store: str, configure: Configure, encrypted: bool) -> None:
-    configure(encryption_keys=f"new:{KEYS['new']}" if encrypted else "")
-    _all_come_back()
+    configure(**options(compression, encrypted))
+    for kind, value in SAMPLES.items():
+        padded = {"value": value, "padding": PADDING}
+        row = push(padded)
+        assert reference.BlobReference.data_of(row), kind
+        assert same(pull(row), by_default(padded)), kind
+    headers = [header.peek(blob, "it") for blob in stored.objects().values()]
+    assert [(each.codec, each.key_id) for each in headers] == [(compression, "new" if encrypted else None)] * len(
+        SAMPLES
+    )
 
 
 @pytest.mark.parametrize("encrypt_inline", [False, True])
@@ -219,6 +224,15 @@ def test_no_value_is_encoded_otherwise_than_the_default_backend_would_give_it_ba
 def test_nothing_but_exact_json_types_takes_the_way_without_airflows_serialization(value: Any) -> None:
     if values.is_plain(value):
         assert same(value, by_default(value)) or '"__type"' in json.dumps(value)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(value=VALUES, compression=st.sampled_from(CODECS), encrypted=st.booleans())
+def test_no_value_at_all_comes_back_changed_from_any_store(
+    any_store: str, configure: Configure, value: Any, compression: str, encrypted: bool
+) -> None:
+    configure(**options(compression, encrypted))
+    assert same(pull(push(value)), by_default(value))
 
 
 def test_not_a_number_comes_back(on_files: Path) -> None:

@@ -1,0 +1,17 @@
+"""What has moved between the versions of Airflow that the tests run on."""
+
+from __future__ import annotations
+
+from airflow.sdk.bases.xcom import BaseXCom
+
+try:
+    from airflow.sdk import serde
+    from airflow.sdk.observability.stats import Stats
+except ImportError:  # Airflow before 3.2
+    from airflow.serialization import serde
+    from airflow.stats import Stats
+
+#: Whether tasks can push and pull asynchronously.
+HAS_ASYNC = hasattr(BaseXCom, "aset")
+
+__all__ = ["HAS_ASYNC", "Stats", "serde"]

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from xcom_blob_backend import XComBlobBackend, config, store, transfer
 
-from local_stack.s3 import MotoS3, RcloneS3
 from tests.backend.stored import Stored, in_bucket, in_folder
 
 KEYS = {name: base64.b64encode(name.encode().ljust(32, b".")).decode() for name in ("new", "old", "other")}
@@ -62,11 +61,6 @@ def any_store(stored: Stored, configure: Configure) -> str:
     """Everything goes to blobs, on every kind of store."""
     configure(path=stored.path, threshold=0)
     return stored.path
-
-
-def new_bucket(server: RcloneS3 | MotoS3, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A base path in a bucket of its own, whose Connection is in the environment."""
-    return in_bucket(server, monkeypatch).path
 
 
 #: The entry that tests push.

@@ -80,7 +80,9 @@ def _gcs(server: GcsEmulator, bucket: str) -> Stored:
     found = client.create_bucket(bucket)
 
     def objects() -> dict[str, bytes]:
-        return {blob.name.removeprefix(_PREFIX): blob.download_as_bytes() for blob in client.list_blobs(bucket)}
+        # By name: the links that the emulator lists are wrong for names with a percent sign.
+        names = [blob.name for blob in client.list_blobs(bucket)]
+        return {name.removeprefix(_PREFIX): found.blob(name).download_as_bytes() for name in names}
 
     return Stored(
         f"gs://blobs@{bucket}/{_PREFIX}",

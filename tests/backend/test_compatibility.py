@@ -18,7 +18,8 @@ from xcom_blob_backend.reference import BlobReference, SealedValue
 
 from include.xcom_maintenance import stores
 from local_stack.s3 import RcloneS3
-from tests.backend.conftest import AT, KEYS, Configure, files_in, new_bucket, pull, push
+from tests.backend.conftest import AT, KEYS, Configure, files_in, pull, push
+from tests.backend.stored import in_bucket
 from tests.support.versions import serde
 
 VALUE = {"rows": [[1, "a"], [2, "é"]], "pad": "x" * 500}
@@ -63,7 +64,7 @@ def test_values_of_the_stock_backend_stay_readable(
 def test_values_of_the_stock_backend_stay_readable_on_s3(
     stock: Stock, configure: Configure, rclone: RcloneS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = new_bucket(rclone, monkeypatch)
+    path = in_bucket(rclone, monkeypatch).path
     stock.configure(path, "gzip")
     row = stock.push(VALUE)
     configure(path=path)

@@ -25,6 +25,7 @@ USER_DAG = """
 from datetime import timedelta
 
 from airflow.sdk import dag, get_current_context, task
+from airflow.sdk.bases.xcom import BaseXCom
 
 
 def pad(n):
@@ -84,13 +85,23 @@ def pushes():
         if get_current_context()["params"]["first"]:
             ti.xcom_push(key="kept", value=pad("kept"))
 
-    @task
-    async def asynchronous(ti=None):
-        import asyncio
+    if hasattr(BaseXCom, "aset"):
 
-        await asyncio.gather(*(ti.axcom_push(key=f"k{n}", value=pad(n)) for n in range(12)))
-        assert await ti.axcom_pull(task_ids="asynchronous", key="k3") == pad(3)
-        assert (await ti.axcom_pull(task_ids="mapped"))[1] == pad(1)
+        @task
+        async def asynchronous(ti=None):
+            import asyncio
+
+            await asyncio.gather(*(ti.axcom_push(key=f"k{n}", value=pad(n)) for n in range(12)))
+            assert await ti.axcom_pull(task_ids="asynchronous", key="k3") == pad(3)
+            assert (await ti.axcom_pull(task_ids="mapped"))[1] == pad(1)
+
+    else:  # Airflow before 3.2
+
+        @task
+        def asynchronous(ti=None):
+            for n in range(12):
+                ti.xcom_push(key=f"k{n}", value=pad(n))
+            assert ti.xcom_pull(task_ids="asynchronous", key="k3") == pad(3)
 
     pulled = pull(mapped.expand(n=[0, 1, 2, 3]), small())
     fails_first() >> pulled

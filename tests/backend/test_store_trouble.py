@@ -15,7 +15,8 @@ from xcom_blob_backend.errors import BackendNotConfigured, StoreFailed
 
 from local_stack.processes import free_port
 from local_stack.s3 import MotoS3, RcloneS3
-from tests.backend.conftest import Configure, new_bucket, pull, push
+from tests.backend.conftest import Configure, pull, push
+from tests.backend.stored import in_bucket
 
 SECRET = "the-secret-access-key"
 
@@ -144,7 +145,7 @@ def test_a_store_that_refuses_is_not_asked_again(fake: FakeS3, status: int, told
 
 
 def test_a_wrong_secret_is_an_error(rclone: RcloneS3, configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    configure(path=new_bucket(rclone, monkeypatch), threshold=0)
+    configure(path=in_bucket(rclone, monkeypatch).path, threshold=0)
     aws(monkeypatch, rclone.port)
     with pytest.raises(StoreFailed):
         push([1])
@@ -185,7 +186,7 @@ def test_the_environments_own_credentials_are_used_without_a_connection(
 
 
 def test_a_role_is_assumed(moto: MotoS3, configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = new_bucket(moto, monkeypatch)
+    path = in_bucket(moto, monkeypatch).path
     sts = {"sts": {"endpoint_url": moto.endpoint}, "s3": {"endpoint_url": moto.endpoint}}
     aws(monkeypatch, moto.port, role_arn="arn:aws:iam::123456789012:role/xcom", service_config=sts)
     configure(path=path, threshold=0)

@@ -6,13 +6,14 @@ What a Connection says outright (keys, tokens, accounts) is taken as it is. What
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-from xcom_blob_backend import credentials_azure, credentials_google, credentials_s3
 from xcom_blob_backend.access import Access
 from xcom_blob_backend.errors import BackendNotConfigured
 
-_STORES: dict[str, Any] = {"s3": credentials_s3, "gs": credentials_google, "abfs": credentials_azure}
+#: Scheme -> the module that knows it. Only that one is imported: a first push should not pay for the others.
+_STORES = {"s3": "credentials_s3", "gs": "credentials_google", "abfs": "credentials_azure"}
 
 
 def access(scheme: str, conn_id: str | None) -> Access:
@@ -20,9 +21,10 @@ def access(scheme: str, conn_id: str | None) -> Access:
 
     :raises BackendNotConfigured: if there is no such Connection, or what it says is not enough.
     """
+    store: Any = importlib.import_module(f"xcom_blob_backend.{_STORES[scheme]}")
     found: Access
     if conn_id is None:
-        found = _STORES[scheme].of_environment()
+        found = store.of_environment()
         return found
     connection = _connection(conn_id)
     # Older Connections spell extras as extra__google_cloud_platform__project.
@@ -31,7 +33,7 @@ def access(scheme: str, conn_id: str | None) -> Access:
         for name, value in connection.extra_dejson.items()
         if value is not None and value != ""
     }
-    found = _STORES[scheme].of_connection(connection, extra)
+    found = store.of_connection(connection, extra)
     return found
 
 

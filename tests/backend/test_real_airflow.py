@@ -17,6 +17,7 @@ from local_stack.s3 import RcloneS3
 from tests.backend.conftest import KEYS
 from tests.conftest import REPOSITORY, TEMPLATE, Database
 from tests.dags.conftest import Bucket
+from tests.support.collectors import Statsd
 from tests.support.history import History
 
 pytestmark = pytest.mark.e2e
@@ -115,6 +116,7 @@ dag.params["first"] = True
 """
 
 
+METRICS = ("blob", "inline", "raw_bytes", "stored_bytes")
 OFFLOAD = "xcom_offload_large_values"
 
 
@@ -125,6 +127,7 @@ class Deployment:
     bucket: Bucket
     base: str
     keys: Path
+    metrics: Statsd
     #: The run of ``pushes`` that ended last.
     latest: str = ""
 
@@ -179,13 +182,14 @@ def deployment(
     bundles = {"maintenance": REPOSITORY, "user": folder / "dags"}
     with (
         Database(postgres, name).connect(autocommit=True) as connection,
-        Airflow(folder / "airflow", postgres.url(name), env=env, bundles=bundles) as airflow,
+        Statsd() as metrics,
+        Airflow(folder / "airflow", postgres.url(name), env=env | metrics.environment, bundles=bundles) as airflow,
     ):
         airflow.wait_healthy()
         for dag_id in ("pushes", "xcom_rotate_keys"):
             airflow.wait_for_dag(dag_id)
             airflow.unpause(dag_id)
-        yield Deployment(airflow, History(connection), bucket, bucket.base.rstrip("/"), folder / "keys")
+        yield Deployment(airflow, History(connection), bucket, bucket.base.rstrip("/"), folder / "keys", metrics)
 
 
 def test_real_tasks_get_what_others_pushed(deployment: Deployment) -> None:
@@ -212,6 +216,19 @@ def test_real_tasks_get_what_others_pushed(deployment: Deployment) -> None:
     assert "BlobReference" in shown
     clear = "SELECT count(*) FROM xcom WHERE key <> 'skipmixin_key' AND value::text NOT LIKE '%xcom_blob_backend.%'"
     assert deployment.history.connection.execute(clear).fetchone() == (0,)
+
+
+def test_every_push_and_pull_of_real_tasks_is_measured(deployment: Deployment) -> None:
+    if not deployment.latest:
+        deployment.run(first=True)
+    for direction in ("push", "pull"):
+        prefix = f"airflow.xcom_blob_backend.{direction}."
+        measured = {name: deployment.metrics.received[prefix + name] for name in METRICS}
+        assert all(measured.values())
+        assert len(measured["blob"]) >= 12
+        assert min(measured["blob"] + measured["inline"]) > 0
+        # The padding of these values compresses well.
+        assert sum(measured["raw_bytes"]) > 2 * sum(measured["stored_bytes"])
 
 
 def test_after_a_rotation_of_keys_real_tasks_need_nothing_but_the_new_one(deployment: Deployment) -> None:

@@ -7,6 +7,7 @@ import enum
 import json
 import math
 import random
+import sys
 import uuid
 from collections import OrderedDict, namedtuple
 from datetime import UTC, date, datetime, timedelta
@@ -23,6 +24,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from xcom_blob_backend import codec, header, reference, values
+from xcom_blob_backend.errors import BackendNotConfigured
 
 from tests.backend.conftest import KEYS, Configure, files_in, pull, push
 from tests.backend.stored import Stored
@@ -293,3 +295,14 @@ def test_what_does_not_compress_is_kept_as_it_is(name: str) -> None:
     assert used == name
     assert len(packed) < 15_000
     assert codec.decompress(packed, used, 15_000, "it") == noise * 3
+
+
+def test_a_codec_that_is_not_installed_is_an_error_that_names_its_package(
+    on_files: Path, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(compression="lz4")
+    row = push(PADDING)
+    monkeypatch.setitem(sys.modules, "lz4.frame", None)
+    for attempt in (lambda: push(PADDING), lambda: pull(row)):
+        with pytest.raises(BackendNotConfigured, match="needs the package lz4"):
+            attempt()

@@ -113,7 +113,7 @@ def proxy(request: pytest.FixtureRequest, configure: Configure, monkeypatch: pyt
     server: GcsEmulator | Azurite = request.getfixturevalue(request.param)
     with FaultProxy(server.endpoint) as found:
         path = in_bucket(server, monkeypatch, endpoint=found.endpoint).path
-        configure(path=path, threshold=0, request_timeout_seconds=2, retry_timeout_seconds=4)
+        configure(path=path, threshold=0, request_timeout_seconds=1, retry_timeout_seconds=2)
         yield found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk.bases.xcom import BaseXCom
 
 try:
@@ -11,7 +13,16 @@ except ImportError:  # Airflow before 3.2
     from airflow.serialization import serde
     from airflow.stats import Stats
 
+try:
+    from airflow.serialization.stringify import stringify
+except ImportError:
+
+    def stringify(row: Any) -> Any:
+        """What the API shows of a row."""
+        return serde.deserialize(row, full=False)
+
+
 #: Whether tasks can push and pull asynchronously.
 HAS_ASYNC = hasattr(BaseXCom, "aset")
 
-__all__ = ["HAS_ASYNC", "Stats", "serde"]
+__all__ = ["HAS_ASYNC", "Stats", "serde", "stringify"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from xcom_blob_backend import XComBlobBackend
+from xcom_blob_backend import XComBlobBackend, store
 from xcom_blob_backend.config import settings
 from xcom_blob_backend.errors import BlobDamaged, BlobMisplaced, BlobMissing, BlobUndecryptable, StoreFailed
-from xcom_blob_backend.store import store_for
 
 from local_stack.azure import Azurite
 from local_stack.faults import Answer, FaultProxy
@@ -81,14 +81,26 @@ def test_a_purge_takes_the_blob_of_its_row_and_no_other(stored: Stored, any_stor
     assert pull(kept) == ["kept"]
 
 
+def test_a_blob_that_is_written_in_parts_comes_back_whole(
+    stored: Stored, any_store: str, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if any_store.startswith("gs"):
+        pytest.skip("the emulator has no multipart uploads")
+    monkeypatch.setattr(store, "_ONE_REQUEST_BYTES", 2**20)
+    configure(compression="none")
+    value = random.Random(1).randbytes(3_500_000).hex()
+    assert pull(push(value)) == value
+    assert len(stored.one[1]) > 7_000_000
+
+
 def test_the_first_bytes_of_a_blob_can_be_had_however_short_it_is(stored: Stored, any_store: str) -> None:
-    name, store = name_in(push(VALUE)), store_for(settings().base)
+    name, opened = name_in(push(VALUE)), store.store_for(settings().base)
     whole = stored.one[1]
-    assert (store.start(name, 100), store.start(name, 1_000_000)) == (whole[:100], whole)
+    assert (opened.start(name, 100), opened.start(name, 1_000_000)) == (whole[:100], whole)
     stored.write(name, b"")
-    assert store.start(name, 100) == b""
+    assert opened.start(name, 100) == b""
     with pytest.raises(BlobMissing):
-        store.start(name[:-5] + "x" + name[-4:], 100)
+        opened.start(name[:-5] + "x" + name[-4:], 100)
 
 
 def test_a_bucket_that_is_not_there_is_not_taken_for_a_missing_blob(

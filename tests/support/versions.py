@@ -25,4 +25,14 @@ except ImportError:
 #: Whether tasks can push and pull asynchronously.
 HAS_ASYNC = hasattr(BaseXCom, "aset")
 
-__all__ = ["HAS_ASYNC", "Stats", "serde", "stringify"]
+
+def can_serialize(value: Any) -> bool:
+    """Whether the default backend of this version takes a value: a UUID since Airflow 3.2, for one."""
+    try:
+        serde.serialize(value)
+    except TypeError:
+        return False
+    return True
+
+
+__all__ = ["HAS_ASYNC", "Stats", "can_serialize", "serde", "stringify"]

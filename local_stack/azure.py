@@ -18,8 +18,8 @@ VERSION = "3.35.0"
 _FOLDER = Path(__file__).parent.parent / "build" / f"azurite-{VERSION}"
 _MAIN = _FOLDER / "node_modules/azurite/dist/src/blob/main.js"
 #: Azurite's own, documented and the same everywhere.
-_ACCOUNT = "devstoreaccount1"
-_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+ACCOUNT = "devstoreaccount1"
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 def install_azurite() -> Path:
@@ -77,8 +77,8 @@ class Azurite(Emulator):
 
     def connection_string(self, endpoint: str | None = None) -> str:
         return (
-            f"DefaultEndpointsProtocol=http;AccountName={_ACCOUNT};AccountKey={_KEY};"
-            f"BlobEndpoint={endpoint or self.endpoint}/{_ACCOUNT};"
+            f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
+            f"BlobEndpoint={endpoint or self.endpoint}/{ACCOUNT};"
         )
 
     def client(self, endpoint: str | None = None, **options: Any) -> Any:
@@ -87,6 +87,6 @@ class Azurite(Emulator):
 
         return BlobServiceClient.from_connection_string(self.connection_string(endpoint), **options)
 
-    def airflow_connection_json(self) -> str:
+    def airflow_connection_json(self, endpoint: str | None = None) -> str:
         """The value of an ``AIRFLOW_CONN_<ID>`` variable for this server."""
-        return json.dumps({"conn_type": "wasb", "extra": {"connection_string": self.connection_string()}})
+        return json.dumps({"conn_type": "wasb", "extra": {"connection_string": self.connection_string(endpoint)}})

@@ -25,7 +25,10 @@ REPOSITORY = Path(__file__).parent.parent.parent
 
 @cache
 def dags() -> dict[str, Any]:
-    from airflow.dag_processing.dagbag import DagBag
+    try:
+        from airflow.dag_processing.dagbag import DagBag
+    except ImportError:  # Airflow 3.1
+        from airflow.models.dagbag import DagBag
 
     bag = DagBag(REPOSITORY / "dags", collect_dags=False)
     for path in sorted((REPOSITORY / "dags").glob("*.py")):

@@ -88,7 +88,6 @@ REQUIRED_COLUMNS = {
         "state": "character varying",
         "logical_date": "timestamp with time zone",
         "run_after": "timestamp with time zone",
-        "created_at": "timestamp with time zone",
     },
     "task_instance": {
         "dag_id": "character varying",

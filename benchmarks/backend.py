@@ -269,7 +269,7 @@ def main() -> None:
     # What every task process has imported before it comes to XComs, whichever backend is configured: it is a fork of
     # its supervisor's.
     import airflow.sdk.execution_time.supervisor
-    import airflow.sdk.execution_time.task_runner  # noqa: F401
+    import airflow.sdk.execution_time.task_runner  # noqa: F401 - as above
     from airflow.sdk.serde import serialize
 
     assert serialize(1) == 1

@@ -62,7 +62,7 @@ def xcom_cleanup() -> None:
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import cleanup
 
-        return tasks.run_plan(cleanup.plan)
+        return tasks.run_plan(cleanup.plan, tasks.CLEANUP)
 
     @task(multiple_outputs=False)
     def share_out(planned: dict[str, Any]) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def xcom_cleanup() -> None:
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import deletion
 
-        return tasks.run_part(deletion.share_out, planned)
+        return tasks.run_part(deletion.share_out, tasks.CLEANUP, planned)
 
     # Of a share that failed `finish` tells, once for all of them and with the counts.
     @task(
@@ -83,7 +83,7 @@ def xcom_cleanup() -> None:
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import deletion
 
-        return tasks.run_part(lambda job: deletion.delete_rows(job, shard), planned)
+        return tasks.run_part(lambda job: deletion.delete_rows(job, shard), tasks.CLEANUP, planned)
 
     @task(multiple_outputs=False, trigger_rule=TriggerRule.ALL_DONE)
     def finish(planned: dict[str, Any] | None, shards: list[dict[str, Any]] | None) -> dict[str, Any]:
@@ -91,7 +91,9 @@ def xcom_cleanup() -> None:
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import purge
 
-        return tasks.run_finish(lambda job: purge.finish(job, shards or []), planned, begun=shards is not None)
+        return tasks.run_finish(
+            lambda job: purge.finish(job, shards or []), tasks.CLEANUP, planned, begun=shards is not None
+        )
 
     planned = plan()
     approved = approval.ApproveLargePlan(task_id="approve", planned=planned)

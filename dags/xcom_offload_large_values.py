@@ -61,31 +61,20 @@ def xcom_offload_large_values() -> None:
     @task(multiple_outputs=False)
     def plan() -> dict[str, Any]:
         """Find the values that would move, and say what that would give; changes nothing."""
-        from include.xcom_maintenance import blob_backend, tasks
+        from include.xcom_maintenance import tasks
+        from include.xcom_maintenance.blob_backend import mover
         from include.xcom_maintenance.jobs import offload
-        from include.xcom_maintenance.settings import OffloadSettings
 
-        return tasks.run_plan(
-            lambda job: offload.plan(job, blob_backend.active()),
-            may_delete=False,
-            needs_blobs=False,
-            kind=OffloadSettings,
-        )
+        return tasks.run_plan(lambda job: offload.plan(job, mover.active()), tasks.OFFLOAD)
 
     @task(multiple_outputs=False)
     def apply(planned: dict[str, Any]) -> dict[str, Any]:
         """Move the values; skipped in report mode."""
-        from include.xcom_maintenance import blob_backend, tasks
-        from include.xcom_maintenance.jobs import moving
-        from include.xcom_maintenance.settings import OffloadSettings
+        from include.xcom_maintenance import tasks
+        from include.xcom_maintenance.blob_backend import mover
+        from include.xcom_maintenance.jobs import offload_apply
 
-        return tasks.run_apply(
-            lambda job: moving.apply(job, blob_backend.active()),
-            planned,
-            may_delete=False,
-            needs_blobs=False,
-            kind=OffloadSettings,
-        )
+        return tasks.run_apply(lambda job: offload_apply.apply(job, mover.active()), tasks.OFFLOAD, planned)
 
     apply(plan())
 

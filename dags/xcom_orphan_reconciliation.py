@@ -64,7 +64,7 @@ def xcom_orphan_reconciliation() -> None:
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import reconciliation
 
-        return tasks.run_plan(reconciliation.plan, may_delete=False)
+        return tasks.run_plan(reconciliation.plan, tasks.RECONCILIATION)
 
     @task(multiple_outputs=False)
     def split(planned: dict[str, Any]) -> list[dict[str, Any]]:
@@ -72,7 +72,7 @@ def xcom_orphan_reconciliation() -> None:
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import reconciliation
 
-        return tasks.run_part(reconciliation.split, planned, may_delete=False, reports=True)
+        return tasks.run_part(reconciliation.split, tasks.RECONCILIATION, planned, reports=True)
 
     @task(multiple_outputs=False, map_index_template="{{ task.op_kwargs['shard']['shard'] }}")
     def find(planned: dict[str, Any], shard: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def xcom_orphan_reconciliation() -> None:
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import reconciliation
 
-        return tasks.run_part(lambda job: reconciliation.find(job, shard), planned, may_delete=False, reports=True)
+        return tasks.run_part(lambda job: reconciliation.find(job, shard), tasks.RECONCILIATION, planned, reports=True)
 
     # Without a range, which is if a reference cannot be read, there is nothing to find but something to say.
     @task(multiple_outputs=False, trigger_rule=TriggerRule.NONE_FAILED)
@@ -89,7 +89,7 @@ def xcom_orphan_reconciliation() -> None:
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import reconciliation
 
-        return tasks.run_decide(reconciliation.decide, planned)
+        return tasks.run_decide(reconciliation.decide, tasks.RECONCILIATION, planned)
 
     @task(multiple_outputs=False)
     def share_out(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def xcom_orphan_reconciliation() -> None:
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import disposal
 
-        return tasks.run_part(disposal.share_out, found, may_delete=False)
+        return tasks.run_part(disposal.share_out, tasks.RECONCILIATION, found)
 
     # Of a share that failed `finish` tells, once for all of them and with the counts.
     @task(
@@ -110,7 +110,7 @@ def xcom_orphan_reconciliation() -> None:
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import disposal
 
-        return tasks.run_part(lambda job: disposal.sweep_orphans(job, shard), found, may_delete=False)
+        return tasks.run_part(lambda job: disposal.sweep_orphans(job, shard), tasks.RECONCILIATION, found)
 
     @task(multiple_outputs=False, trigger_rule=TriggerRule.ALL_DONE)
     def finish(found: dict[str, Any] | None, shards: list[dict[str, Any]] | None) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def xcom_orphan_reconciliation() -> None:
         from include.xcom_maintenance.jobs import disposal
 
         return tasks.run_finish(
-            lambda job: disposal.finish(job, shards or []), found, begun=shards is not None, may_delete=False
+            lambda job: disposal.finish(job, shards or []), tasks.RECONCILIATION, found, begun=shards is not None
         )
 
     planned = plan()

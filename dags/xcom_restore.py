@@ -61,18 +61,16 @@ def xcom_restore() -> None:
         """Find out which archived rows could return, and write it down; changes nothing."""
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import restore
-        from include.xcom_maintenance.settings import RestoreSettings
 
-        return tasks.run_plan(restore.plan, may_delete=False, may_insert=True, kind=RestoreSettings)
+        return tasks.run_plan(restore.plan, tasks.RESTORE)
 
     @task(multiple_outputs=False)
     def apply(planned: dict[str, Any]) -> dict[str, Any]:
         """Put the rows back; skipped in report mode."""
         from include.xcom_maintenance import tasks
         from include.xcom_maintenance.jobs import restore
-        from include.xcom_maintenance.settings import RestoreSettings
 
-        return tasks.run_apply(restore.apply, planned, may_delete=False, may_insert=True, kind=RestoreSettings)
+        return tasks.run_apply(restore.apply, tasks.RESTORE, planned)
 
     apply(plan())
 

@@ -61,34 +61,19 @@ def xcom_rotate_keys() -> None:
     def plan() -> dict[str, Any]:
         """Find out which key holds what, and write it down; changes nothing."""
         from include.xcom_maintenance import tasks
+        from include.xcom_maintenance.blob_backend.vault import BackendVault
         from include.xcom_maintenance.jobs import rotate
-        from include.xcom_maintenance.rotation import BackendVault
-        from include.xcom_maintenance.settings import RotateSettings
 
-        return tasks.run_plan(
-            lambda job: rotate.plan(job, BackendVault()),
-            may_delete=False,
-            may_update=True,
-            needs_blobs=False,
-            kind=RotateSettings,
-        )
+        return tasks.run_plan(lambda job: rotate.plan(job, BackendVault()), tasks.ROTATION)
 
     @task(multiple_outputs=False)
     def apply(planned: dict[str, Any]) -> dict[str, Any]:
         """Re-encrypt, and count again; skipped in report mode."""
         from include.xcom_maintenance import tasks
+        from include.xcom_maintenance.blob_backend.vault import BackendVault
         from include.xcom_maintenance.jobs import rotate
-        from include.xcom_maintenance.rotation import BackendVault
-        from include.xcom_maintenance.settings import RotateSettings
 
-        return tasks.run_apply(
-            lambda job: rotate.apply(job, BackendVault()),
-            planned,
-            may_delete=False,
-            may_update=True,
-            needs_blobs=False,
-            kind=RotateSettings,
-        )
+        return tasks.run_apply(lambda job: rotate.apply(job, BackendVault()), tasks.ROTATION, planned)
 
     apply(plan())
 

@@ -73,7 +73,7 @@ def xcom_size_audit() -> None:
 
         from include.xcom_maintenance import audit_parts, tasks
 
-        summary = tasks.run_plan(audit_parts.of_task(get_current_context()), may_delete=False, needs_blobs=None)
+        summary = tasks.run_plan(audit_parts.of_task(get_current_context()), tasks.AUDIT)
         tasks.publish(AUDITED, summary)
         return summary
 

@@ -16,13 +16,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
 
-from local_stack.processes import ChildProcess, StackError, clean_environment, free_port, wait_until
+from local_stack.processes import ChildProcess, StackError, Stoppable, clean_environment, free_port, wait_until
 
 _USER = "admin"
 _AUTH_MANAGER = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
@@ -36,7 +35,7 @@ _COMPONENTS: tuple[tuple[str, ...], ...] = (
 )
 
 
-class Airflow:
+class Airflow(Stoppable):
     """One Airflow deployment in ``home``, on a database whose schema exists (see ``postgres.migrate``).
 
     DAGs come from ``dags_folder``, or from ``bundles`` (name to folder) where one folder is not enough.
@@ -206,11 +205,6 @@ class Airflow:
             self.stop()
             raise
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _is_healthy(self) -> bool:
         for child in self._children:

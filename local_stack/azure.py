@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from local_stack.processes import (
-    ChildProcess,
-    StackError,
-    accepts_connections,
-    clean_environment,
-    free_port,
-    private_folder,
-)
+from local_stack.emulator import Emulator
+from local_stack.processes import StackError, clean_environment
 
 VERSION = "3.35.0"
 #: Installed once, and removed by `make clean`.
 _FOLDER = Path(__file__).parent.parent / "build" / f"azurite-{VERSION}"
 _MAIN = _FOLDER / "node_modules/azurite/dist/src/blob/main.js"
 #: Azurite's own, documented and the same everywhere.
-_ACCOUNT = "devstoreaccount1"
-_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+ACCOUNT = "devstoreaccount1"
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 def install_azurite() -> Path:
@@ -67,7 +59,12 @@ def _environment() -> dict[str, str]:
     return kept | {"PATH": f"{scripts}:{kept.get('PATH', '')}"}
 
 
-class Azurite:
+def _command(main: Path, port: int) -> list[str]:
+    command = [_program("node"), str(main), "--blobHost", "127.0.0.1", "--blobPort", str(port)]
+    return [*command, "--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
+
+
+class Azurite(Emulator):
     """The blob service, in memory.
 
     :raises StackError: if it is not installed and npm cannot get it.
@@ -75,24 +72,13 @@ class Azurite:
 
     def __init__(self) -> None:
         main = install_azurite()
-        self._resources = contextlib.ExitStack()
-        home = self._resources.enter_context(private_folder("local-stack-azurite-"))
-        port = free_port()
-        command: list[str] = [_program("node"), str(main), "--blobHost", "127.0.0.1", "--blobPort", str(port)]
-        command += ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
-        child = ChildProcess("azurite", command, log_file=home / "azurite.log", env=_environment(), cwd=home)
-        self._resources.callback(child.stop)
-        try:
-            child.wait_until_ready(lambda: accepts_connections(port), timeout=60)
-        except BaseException:
-            self.stop()
-            raise
-        self.endpoint = f"http://127.0.0.1:{port}"
+        super().__init__("azurite", lambda port: _command(main, port), env=_environment())
+        self.endpoint = self.address
 
     def connection_string(self, endpoint: str | None = None) -> str:
         return (
-            f"DefaultEndpointsProtocol=http;AccountName={_ACCOUNT};AccountKey={_KEY};"
-            f"BlobEndpoint={endpoint or self.endpoint}/{_ACCOUNT};"
+            f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
+            f"BlobEndpoint={endpoint or self.endpoint}/{ACCOUNT};"
         )
 
     def client(self, endpoint: str | None = None, **options: Any) -> Any:
@@ -101,18 +87,6 @@ class Azurite:
 
         return BlobServiceClient.from_connection_string(self.connection_string(endpoint), **options)
 
-    def airflow_connection_json(self) -> str:
+    def airflow_connection_json(self, endpoint: str | None = None) -> str:
         """The value of an ``AIRFLOW_CONN_<ID>`` variable for this server."""
-        return json.dumps({"conn_type": "wasb", "extra": {"connection_string": self.connection_string()}})
-
-    def stop(self) -> None:
-        """Stop the server. May be called more than once."""
-        self._resources.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        return json.dumps({"conn_type": "wasb", "extra": {"connection_string": self.connection_string(endpoint)}})

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
+
+from local_stack.processes import Stoppable
 
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "content-length"}
 
@@ -52,7 +54,7 @@ def faithful(request: Request, ask: Callable[[Request], Answer]) -> Answer:
     return ask(request)
 
 
-class FaultProxy:
+class FaultProxy(Stoppable):
     """Listens on a port of 127.0.0.1 and passes on to the server at ``upstream``, as ``behave`` decides.
 
     The ``Host`` header is passed on as it came, so that signatures stay right.
@@ -73,9 +75,9 @@ class FaultProxy:
             def handle_any(self) -> None:
                 proxy._handle(self)
 
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815 - the names that http.server calls
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that http.server gives it
                 pass
 
         class Server(socketserver.ThreadingTCPServer):
@@ -132,12 +134,6 @@ class FaultProxy:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 def _body_of(handler: BaseHTTPRequestHandler) -> bytes:

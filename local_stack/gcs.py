@@ -1,27 +1,36 @@
-"""A Google Cloud Storage server: the emulator, and before it what it leaves out: pages, offsets and conditions."""
+"""A Google Cloud Storage server: the emulator, and before it what it leaves out.
+
+Of the JSON API, which Google's own client speaks: pages, offsets and conditions. Of the XML API, which obstore speaks:
+deletions, and the headers and errors that every answer has.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
+from datetime import datetime
+from email.utils import format_datetime
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
+from local_stack.emulator import Emulator
 from local_stack.faults import Answer, FaultProxy, Request
-from local_stack.processes import ChildProcess, accepts_connections, clean_environment, free_port, private_folder
+from local_stack.processes import clean_environment
 
 _OBJECT = re.compile(r"/storage/v1/b/(?P<bucket>[^/]+)/o/(?P<name>[^/]+)(?P<rewrite>/rewriteTo/.*)?")
 _LISTING = re.compile(r"/storage/v1/b/[^/]+/o")
+_XML_OBJECT = re.compile(r"/(?!storage/|upload/|download/|batch/|b/)(?P<bucket>[^/]+)/(?P<name>.+)")
 
 
 def as_documented(request: Request, ask: Callable[[Request], Answer]) -> Answer:
     """Generation conditions, pages and offsets, as https://cloud.google.com/storage/docs/json_api/v1 says them."""
     url = urlsplit(request.path)
+    if found := _XML_OBJECT.fullmatch(url.path):
+        return _as_xml_api(request, ask, unquote(found["bucket"]), found["name"].replace("/", "%2F"))
     query = {name: values[-1] for name, values in parse_qs(url.query).items()}
     if request.method == "GET" and _LISTING.fullmatch(url.path):
         return _listed(query, ask(request))
@@ -56,23 +65,47 @@ def _listed(query: dict[str, str], answer: Answer) -> Answer:
     return Answer(200, json.dumps(page).encode(), _JSON)
 
 
-class GcsEmulator:
+def _as_xml_api(request: Request, ask: Callable[[Request], Answer], bucket: str, name: str) -> Answer:
+    """One object, as https://cloud.google.com/storage/docs/xml-api/reference-methods says it."""
+
+    def of_json_api(path: str, method: str = "GET") -> Answer:
+        return ask(replace(request, method=method, path=path, headers={}, body=b""))
+
+    about = f"/storage/v1/b/{bucket}/o/{name}"
+    request = replace(request, path=f"/{bucket}/{name}")
+    if request.method == "PUT":
+        answer = ask(request)
+        digest = hashlib.md5(request.body, usedforsecurity=False).hexdigest()
+        headers = {**answer.headers, "ETag": f'"{digest}"'}
+    elif request.method == "DELETE":
+        answer, headers = of_json_api(about, "DELETE"), {}
+        answer = replace(answer, status=204 if answer.status == 200 else answer.status)
+    else:
+        answer, metadata = ask(request), of_json_api(about)
+        content = json.loads(metadata.body) if metadata.status == 200 else {}
+        updated = datetime.fromisoformat(content["updated"]) if content else None
+        headers = {**answer.headers, **({"Last-Modified": format_datetime(updated, usegmt=True)} if updated else {})}
+        headers |= {"ETag": f'"{content.get("etag", "")}"'}
+        wanted = re.fullmatch(r"bytes=(\d+)-\d*", request.headers.get("range", ""))
+        if content and wanted and int(wanted[1]) >= int(content["size"]):
+            return _xml_error(416, "InvalidRange")
+    if answer.status == 404:
+        has_bucket = of_json_api(f"/storage/v1/b/{bucket}").status == 200
+        return _xml_error(404, "NoSuchKey" if has_bucket else "NoSuchBucket")
+    return replace(answer, headers=headers)
+
+
+def _xml_error(status: int, code: str) -> Answer:
+    body = f"<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code></Error>"
+    return Answer(status, body.encode(), {"Content-Type": "application/xml; charset=UTF-8"})
+
+
+class GcsEmulator(Emulator):
     """The package gcp-storage-emulator, in memory; ``endpoint`` is that of the front, ``bare`` of the emulator."""
 
     def __init__(self) -> None:
-        self._resources = contextlib.ExitStack()
-        home = self._resources.enter_context(private_folder("local-stack-gcs-"))
-        port = free_port()
-        command = [sys.executable, "-P", "-m", "gcp_storage_emulator", "start", "--in-memory"]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
-        child = ChildProcess("gcs", command, log_file=home / "gcs.log", env=clean_environment(), cwd=home)
-        self._resources.callback(child.stop)
-        try:
-            child.wait_until_ready(lambda: accepts_connections(port), timeout=60)
-        except BaseException:
-            self.stop()
-            raise
-        self.bare = f"http://127.0.0.1:{port}"
+        super().__init__("gcs", _command, env=clean_environment())
+        self.bare = self.address
         self.endpoint = self._resources.enter_context(FaultProxy(self.bare, as_documented)).endpoint
 
     def client(self, endpoint: str | None = None) -> Any:
@@ -86,14 +119,11 @@ class GcsEmulator:
             client_options={"api_endpoint": endpoint or self.endpoint},
         )
 
-    def stop(self) -> None:
-        """Stop the server. May be called more than once."""
-        self._resources.close()
+    def airflow_connection_json(self) -> str:
+        """The value of an ``AIRFLOW_CONN_<ID>`` variable. The address is not in it: STORAGE_EMULATOR_HOST says that."""
+        return json.dumps({"conn_type": "google_cloud_platform", "extra": {"is_anonymous": True}})
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+def _command(port: int) -> list[str]:
+    command = [sys.executable, "-P", "-m", "gcp_storage_emulator", "start", "--in-memory"]
+    return [*command, "--host", "127.0.0.1", "--port", str(port)]

@@ -15,8 +15,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Any, LiteralString, Self
+from typing import Any, LiteralString
 from urllib.parse import quote
 
 import psycopg
@@ -25,6 +24,7 @@ from psycopg import sql
 from local_stack.processes import (
     ChildProcess,
     StackError,
+    Stoppable,
     as_user,
     clean_environment,
     free_port,
@@ -50,7 +50,7 @@ _FAST_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes
 _INITDB_OPTIONS = ("--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync")
 
 
-class PostgresServer:
+class PostgresServer(Stoppable):
     """A Postgres cluster in ``folder``, on 127.0.0.1, behind a generated password.
 
     ``durable=False`` trades crash safety for speed: right for tests and the demo, wrong for measuring writes.
@@ -137,14 +137,6 @@ class PostgresServer:
         """Stop the server and remove what lies outside ``folder``. May be called more than once."""
         self._child.stop()
         self._resources.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _administer(self, statement: LiteralString, *names: str) -> None:
         with self.connect("postgres") as connection:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -70,7 +71,23 @@ def accepts_connections(port: int) -> bool:
     return False
 
 
-class ChildProcess:
+class Stoppable(ABC):
+    """What runs until it is stopped, at the latest at the end of a ``with``."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """May be called more than once."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class ChildProcess(Stoppable):
     """One server: its own session, its output in one log file, stopped together with all that it started."""
 
     def __init__(
@@ -150,14 +167,6 @@ class ChildProcess:
         self._process.wait()
         self._stopped = True
         _guardian().forget_session(self.pid)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 def as_user(uid: int | None) -> dict[str, Any]:

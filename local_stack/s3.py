@@ -13,8 +13,7 @@ import sysconfig
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
@@ -22,6 +21,7 @@ from botocore.config import Config
 from local_stack.processes import (
     ChildProcess,
     StackError,
+    Stoppable,
     accepts_connections,
     clean_environment,
     free_port,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-class _S3Server:
+class _S3Server(Stoppable):
     """What both servers have in common: an endpoint, one key pair, a client and an Airflow connection."""
 
     region = "us-east-1"
@@ -80,16 +80,7 @@ class _S3Server:
         return json.dumps({"conn_type": "aws", **keys, "extra": extra})
 
     def stop(self) -> None:
-        """Stop the server. May be called more than once."""
         self._child.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 class RcloneS3(_S3Server):

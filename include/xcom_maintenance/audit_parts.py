@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 from include.xcom_maintenance import stores
-from include.xcom_maintenance.canary import TaskChannel
 from include.xcom_maintenance.core.audit import ProbeResult
 from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.detection import SecretDetector
 from include.xcom_maintenance.jobs import probe, secrets, size_audit
 from include.xcom_maintenance.jobs.job import Job
 from include.xcom_maintenance.reports.pruning import prune
+from include.xcom_maintenance.task_channel import TaskChannel
 
 
 def of_task(context: Mapping[str, Any]) -> Callable[[Job], None]:

@@ -10,29 +10,18 @@ _AS_CONFIGURED = "Empty: as configured."
 
 
 def mode() -> Param:
-    return Param(
-        None,
-        type=["null", "string"],
-        enum=[None, "report", "enforce"],
-        title="Mode",
-        values_display={"null": "as configured", "report": "report: change nothing", "enforce": "enforce: delete"},
-        description="Reporting writes the same plan and changes nothing.",
+    return _one_of(
+        "Mode",
+        "Reporting writes the same plan and changes nothing.",
+        {"report": "change nothing", "enforce": "delete"},
     )
 
 
 def on_limit() -> Param:
-    return Param(
-        None,
-        type=["null", "string"],
-        enum=[None, "ask", "approve", "refuse"],
-        title="Above a limit",
-        values_display={
-            "null": "as configured",
-            "ask": "ask: wait for an answer",
-            "approve": "approve: carry it out unasked",
-            "refuse": "refuse: change nothing",
-        },
-        description="What becomes of a plan above one of the limits.",
+    return _one_of(
+        "Above a limit",
+        "What becomes of a plan above one of the limits.",
+        {"ask": "wait for an answer", "approve": "carry it out unasked", "refuse": "change nothing"},
     )
 
 
@@ -135,17 +124,10 @@ def reconciliation() -> dict[str, Param]:
             exclusiveMinimum=0,
             maximum=1,
         ),
-        "disposal": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, "quarantine", "delete"],
-            title="Disposal",
-            values_display={
-                "null": "as configured",
-                "quarantine": "quarantine: move beside the base path",
-                "delete": "delete for good",
-            },
-            description="What becomes of an orphan.",
+        "disposal": _one_of(
+            "Disposal",
+            "What becomes of an orphan.",
+            {"quarantine": "move beside the base path", "delete": "for good"},
         ),
         "delete_dangling_rows": _switch(
             "Delete dangling rows", "Rows whose blob is gone, of finished runs: tasks then fail aloud."
@@ -186,13 +168,11 @@ def offload() -> dict[str, Param]:
     """The form of ``xcom_offload_large_values``."""
     return {
         "mode": _own_mode("move the values"),
-        "direction": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, "offload", "inline"],
-            title="Direction",
-            values_display={"offload": "offload: from rows into blobs", "inline": "inline: from blobs back into rows"},
-            description="Empty: offload.",
+        "direction": _one_of(
+            "Direction",
+            "Empty: offload.",
+            {"offload": "from rows into blobs", "inline": "from blobs back into rows"},
+            configured=False,
         ),
         "dag_ids": _choice("DAGs"),
         "offload_threshold_bytes": integer("Threshold (bytes)", "Values from this size on move.", minimum=1024),
@@ -216,13 +196,28 @@ def _own_mode(enforcing: str) -> Param:
 
     :param enforcing: what it does when it enforces.
     """
+    return _one_of(
+        "Mode",
+        "Empty: report, whatever is configured for the DAGs that delete.",
+        {"report": "change nothing", "enforce": enforcing},
+        configured=False,
+    )
+
+
+def _one_of(title: str, description: str, words: dict[str, str], *, configured: bool = True) -> Param:
+    """One of some words, or nothing.
+
+    :param words: and what each of them means.
+    :param configured: whether nothing means "as configured".
+    """
+    shown = {word: f"{word}: {meaning}" for word, meaning in words.items()}
     return Param(
         None,
         type=["null", "string"],
-        enum=[None, "report", "enforce"],
-        title="Mode",
-        values_display={"report": "report: change nothing", "enforce": f"enforce: {enforcing}"},
-        description="Empty: report, whatever is configured for the DAGs that delete.",
+        enum=[None, *words],
+        title=title,
+        values_display={"null": "as configured", **shown} if configured else shown,
+        description=description,
     )
 
 

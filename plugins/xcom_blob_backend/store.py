@@ -15,6 +15,8 @@ from xcom_blob_backend.errors import BackendNotConfigured, BlobMissing, StoreFai
 
 #: Above that a blob is written in parts; a store takes 5 GB at once, but a lost connection should not cost that much.
 _ONE_REQUEST_BYTES = 256 * 2**20
+#: What S3 and Google, and Azure, say where not only the blob is missing.
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 
 
 class Store:
@@ -83,8 +85,10 @@ class Store:
         except ImportError as why:
             raise BackendNotConfigured(f"{doing} {where} needs the package {why.name}: install it") from None
         except FileNotFoundError as why:
-            if "NoSuchBucket" in str(why):
+            if any(code in str(why) for code in _NO_BUCKET):
                 raise StoreFailed(f"{doing} {where} failed: there is no such bucket") from None
+            if doing == "writing":
+                raise StoreFailed(f"{doing} {where} failed: {_reason(why)}") from None
             raise BlobMissing(f"{where} is gone: the row refers to it, the store does not have it") from None
         except Exception as why:
             if not type(why).__module__.startswith("obstore") and not isinstance(why, OSError):

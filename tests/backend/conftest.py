@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from xcom_blob_backend import XComBlobBackend, config, store, transfer
 
-from local_stack.s3 import MotoS3, RcloneS3
+from tests.backend.stored import Stored, in_bucket, in_folder
 
 KEYS = {name: base64.b64encode(name.encode().ljust(32, b".")).decode() for name in ("new", "old", "other")}
 
@@ -49,26 +48,19 @@ def on_files(configure: Configure, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=["file", "rclone", "moto"])
-def any_store(
-    request: pytest.FixtureRequest, configure: Configure, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> str:
-    """Everything goes to blobs: in a folder, or on an S3 server that a Connection names."""
+@pytest.fixture(params=["file", "rclone", "moto", "gcs", "azurite"])
+def stored(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Stored:
+    """A base path on every kind of store: a folder, or a bucket that a Connection reaches."""
     if request.param == "file":
-        path = f"file://{folder}"
-    else:
-        server: RcloneS3 | MotoS3 = request.getfixturevalue(request.param)
-        path = new_bucket(server, monkeypatch)
-    configure(path=path, threshold=0)
-    return path
+        return in_folder(folder)
+    return in_bucket(request.getfixturevalue(request.param), monkeypatch)
 
 
-def new_bucket(server: RcloneS3 | MotoS3, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A base path in a bucket of its own, whose Connection is in the environment."""
-    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-    server.client().create_bucket(Bucket=bucket)
-    monkeypatch.setenv("AIRFLOW_CONN_BLOBS", server.airflow_connection_json())
-    return f"s3://blobs@{bucket}/airflow/xcom"
+@pytest.fixture
+def any_store(stored: Stored, configure: Configure) -> str:
+    """Everything goes to blobs, on every kind of store."""
+    configure(path=stored.path, threshold=0)
+    return stored.path
 
 
 #: The entry that tests push.

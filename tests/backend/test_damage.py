@@ -14,7 +14,6 @@ from xcom_blob_backend.errors import (
     BackendNotConfigured,
     BlobDamaged,
     BlobMisplaced,
-    BlobMissing,
     BlobOutsideBasePath,
     BlobUndecryptable,
 )
@@ -30,13 +29,6 @@ SECRET = {"iban": "DE00 1234", "rows": list(range(200))}
 def the_file(folder: Path) -> Path:
     [file] = files_in(folder)
     return file
-
-
-def test_a_missing_blob_is_an_error(any_store: str) -> None:
-    row = push([1])
-    row["__data__"]["uri"] = row["__data__"]["uri"][:-10] + "000000.xcb"
-    with pytest.raises(BlobMissing, match="is gone"):
-        pull(row)
 
 
 @pytest.mark.parametrize("keys", ["", f"new:{KEYS['new']}"], ids=["plain", "encrypted"])

@@ -20,8 +20,12 @@ from xcom_blob_backend.errors import BlobMisplaced, StoreFailed, ValueTooLarge
 from xcom_blob_backend.reference import BlobReference
 
 from tests.backend.conftest import AT, KEYS, Configure, files_in
+from tests.backend.stored import Stored
+from tests.support.versions import HAS_ASYNC, Stats
 
 HERE = {name: AT[name] for name in ("dag_id", "run_id", "task_id")}
+
+needs_async = pytest.mark.skipif(not HAS_ASYNC, reason="this version of Airflow has no asynchronous tasks")
 
 
 class Supervisor:
@@ -92,7 +96,8 @@ def test_the_values_of_all_map_indexes_come_in_their_order(
     assert 0 < len(files_in(folder)) < 40
     assert XComBlobBackend.get_all(key="k", **HERE) == values
     assert XComBlobBackend.get_one(key="k", map_index=7, **HERE) == values[7]
-    assert asyncio.run(XComBlobBackend.aget_all(key="k", **HERE)) == values
+    if HAS_ASYNC:
+        assert asyncio.run(XComBlobBackend.aget_all(key="k", **HERE)) == values
 
 
 def test_a_value_of_a_former_run_is_got(supervisor: Supervisor, on_files: Path) -> None:
@@ -110,12 +115,13 @@ def test_a_row_that_points_to_the_value_of_another_task_is_an_error(supervisor: 
     for pull in (
         lambda: XComBlobBackend.get_one(key="k", **other),
         lambda: XComBlobBackend.get_all(key="k", **other),
-        lambda: asyncio.run(XComBlobBackend.aget_one(key="k", **other)),
+        *([lambda: asyncio.run(XComBlobBackend.aget_one(key="k", **other))] if HAS_ASYNC else []),
     ):
         with pytest.raises(BlobMisplaced):
             pull()
 
 
+@needs_async
 def test_async_gives_the_same(supervisor: Supervisor, any_store: str) -> None:
     async def both() -> list[Any]:
         await asyncio.gather(*(XComBlobBackend.aset(f"k{n}", {"n": (n,)}, **HERE) for n in range(20)))
@@ -125,6 +131,7 @@ def test_async_gives_the_same(supervisor: Supervisor, any_store: str) -> None:
     assert XComBlobBackend.get_one(key="k3", **HERE) == {"n": (3,)}
 
 
+@needs_async
 def test_async_does_not_hold_up_the_event_loop(
     supervisor: Supervisor, on_files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,15 +169,17 @@ def test_the_blob_is_there_before_its_row(supervisor: Supervisor, on_files: Path
 
 
 def test_delete_takes_the_row_first_and_then_the_blob(
-    supervisor: Supervisor, any_store: str, monkeypatch: pytest.MonkeyPatch
+    supervisor: Supervisor, stored: Stored, any_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     XComBlobBackend.set("k", "x", **HERE)
+    assert len(stored.objects()) == 1
     plain = store.Store.delete
     monkeypatch.setattr(store.Store, "delete", lambda *given: (supervisor.log.append("the blob"), plain(*given))[1])
     supervisor.log.clear()
     XComBlobBackend.delete("k", HERE["task_id"], HERE["dag_id"], HERE["run_id"])
     assert supervisor.log == ["GetXCom", "DeleteXCom", "the blob"]
     assert supervisor.rows == {}
+    assert stored.objects() == {}
 
 
 def test_delete_leaves_what_other_rows_refer_to(supervisor: Supervisor, on_files: Path) -> None:
@@ -267,8 +276,6 @@ def test_a_value_of_10_mb_is_warned_about(
 def test_pushes_and_pulls_are_measured(
     supervisor: Supervisor, configure: Configure, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow.sdk.observability.stats import Stats
-
     told: dict[str, tuple[Any, Any]] = {}
     for method in ("incr", "timing"):
         monkeypatch.setattr(Stats, method, lambda name, value, tags, **_: told.update({name: (value, tags)}))
@@ -286,8 +293,6 @@ def test_pushes_and_pulls_are_measured(
 
 
 def test_metrics_that_cannot_be_sent_cost_no_value(on_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from airflow.sdk.observability.stats import Stats
-
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("no such host")
 

@@ -17,6 +17,7 @@ from local_stack.s3 import RcloneS3
 from tests.backend.conftest import KEYS
 from tests.conftest import REPOSITORY, TEMPLATE, Database
 from tests.dags.conftest import Bucket
+from tests.support.collectors import Statsd
 from tests.support.history import History
 
 pytestmark = pytest.mark.e2e
@@ -25,6 +26,7 @@ USER_DAG = """
 from datetime import timedelta
 
 from airflow.sdk import dag, get_current_context, task
+from airflow.sdk.bases.xcom import BaseXCom
 
 
 def pad(n):
@@ -84,13 +86,23 @@ def pushes():
         if get_current_context()["params"]["first"]:
             ti.xcom_push(key="kept", value=pad("kept"))
 
-    @task
-    async def asynchronous(ti=None):
-        import asyncio
+    if hasattr(BaseXCom, "aset"):
 
-        await asyncio.gather(*(ti.axcom_push(key=f"k{n}", value=pad(n)) for n in range(12)))
-        assert await ti.axcom_pull(task_ids="asynchronous", key="k3") == pad(3)
-        assert (await ti.axcom_pull(task_ids="mapped"))[1] == pad(1)
+        @task
+        async def asynchronous(ti=None):
+            import asyncio
+
+            await asyncio.gather(*(ti.axcom_push(key=f"k{n}", value=pad(n)) for n in range(12)))
+            assert await ti.axcom_pull(task_ids="asynchronous", key="k3") == pad(3)
+            assert (await ti.axcom_pull(task_ids="mapped"))[1] == pad(1)
+
+    else:  # Airflow before 3.2
+
+        @task
+        def asynchronous(ti=None):
+            for n in range(12):
+                ti.xcom_push(key=f"k{n}", value=pad(n))
+            assert ti.xcom_pull(task_ids="asynchronous", key="k3") == pad(3)
 
     pulled = pull(mapped.expand(n=[0, 1, 2, 3]), small())
     fails_first() >> pulled
@@ -104,6 +116,7 @@ dag.params["first"] = True
 """
 
 
+METRICS = ("blob", "inline", "raw_bytes", "stored_bytes")
 OFFLOAD = "xcom_offload_large_values"
 
 
@@ -114,6 +127,7 @@ class Deployment:
     bucket: Bucket
     base: str
     keys: Path
+    metrics: Statsd
     #: The run of ``pushes`` that ended last.
     latest: str = ""
 
@@ -168,13 +182,14 @@ def deployment(
     bundles = {"maintenance": REPOSITORY, "user": folder / "dags"}
     with (
         Database(postgres, name).connect(autocommit=True) as connection,
-        Airflow(folder / "airflow", postgres.url(name), env=env, bundles=bundles) as airflow,
+        Statsd() as metrics,
+        Airflow(folder / "airflow", postgres.url(name), env=env | metrics.environment, bundles=bundles) as airflow,
     ):
         airflow.wait_healthy()
         for dag_id in ("pushes", "xcom_rotate_keys"):
             airflow.wait_for_dag(dag_id)
             airflow.unpause(dag_id)
-        yield Deployment(airflow, History(connection), bucket, bucket.base.rstrip("/"), folder / "keys")
+        yield Deployment(airflow, History(connection), bucket, bucket.base.rstrip("/"), folder / "keys", metrics)
 
 
 def test_real_tasks_get_what_others_pushed(deployment: Deployment) -> None:
@@ -201,6 +216,19 @@ def test_real_tasks_get_what_others_pushed(deployment: Deployment) -> None:
     assert "BlobReference" in shown
     clear = "SELECT count(*) FROM xcom WHERE key <> 'skipmixin_key' AND value::text NOT LIKE '%xcom_blob_backend.%'"
     assert deployment.history.connection.execute(clear).fetchone() == (0,)
+
+
+def test_every_push_and_pull_of_real_tasks_is_measured(deployment: Deployment) -> None:
+    if not deployment.latest:
+        deployment.run(first=True)
+    for direction in ("push", "pull"):
+        prefix = f"airflow.xcom_blob_backend.{direction}."
+        measured = {name: deployment.metrics.received[prefix + name] for name in METRICS}
+        assert all(measured.values())
+        assert len(measured["blob"]) >= 12
+        assert min(measured["blob"] + measured["inline"]) > 0
+        # The padding of these values compresses well.
+        assert sum(measured["raw_bytes"]) > 2 * sum(measured["stored_bytes"])
 
 
 def test_after_a_rotation_of_keys_real_tasks_need_nothing_but_the_new_one(deployment: Deployment) -> None:

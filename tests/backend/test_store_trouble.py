@@ -1,4 +1,4 @@
-"""Stores that are down, slow, throttling or closed; and how the backend gets its credentials."""
+"""S3 that is down, slow, throttling or closed; and how the backend gets its credentials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from xcom_blob_backend.errors import BackendNotConfigured, StoreFailed
 
 from local_stack.processes import free_port
 from local_stack.s3 import MotoS3, RcloneS3
-from tests.backend.conftest import Configure, new_bucket, pull, push
+from tests.backend.conftest import Configure, pull, push
+from tests.backend.stored import in_bucket
 
 SECRET = "the-secret-access-key"
 
@@ -143,20 +144,8 @@ def test_a_store_that_refuses_is_not_asked_again(fake: FakeS3, status: int, told
     assert len(fake.requests) == 1
 
 
-def test_a_bucket_that_is_not_there_is_not_taken_for_a_missing_blob(
-    rclone: RcloneS3, configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = new_bucket(rclone, monkeypatch)
-    configure(path=path, threshold=0)
-    row = push([1])
-    row["__data__"]["uri"] = row["__data__"]["uri"].replace("bucket-", "no-bucket-")
-    configure(path=path.replace("bucket-", "no-bucket-"))
-    with pytest.raises(StoreFailed, match="there is no such bucket"):
-        pull(row)
-
-
 def test_a_wrong_secret_is_an_error(rclone: RcloneS3, configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    configure(path=new_bucket(rclone, monkeypatch), threshold=0)
+    configure(path=in_bucket(rclone, monkeypatch).path, threshold=0)
     aws(monkeypatch, rclone.port)
     with pytest.raises(StoreFailed):
         push([1])
@@ -197,7 +186,7 @@ def test_the_environments_own_credentials_are_used_without_a_connection(
 
 
 def test_a_role_is_assumed(moto: MotoS3, configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = new_bucket(moto, monkeypatch)
+    path = in_bucket(moto, monkeypatch).path
     sts = {"sts": {"endpoint_url": moto.endpoint}, "s3": {"endpoint_url": moto.endpoint}}
     aws(monkeypatch, moto.port, role_arn="arn:aws:iam::123456789012:role/xcom", service_config=sts)
     configure(path=path, threshold=0)
@@ -214,58 +203,3 @@ def test_a_connection_that_is_not_there_is_an_error_that_names_it(configure: Con
     configure(path="s3://nobody@bucket/x", threshold=0)
     with pytest.raises(BackendNotConfigured, match="no Connection 'nobody'"):
         push([1])
-
-
-@pytest.mark.parametrize(
-    ("scheme", "connection", "config"),
-    [
-        ("s3", {"conn_type": "aws", "extra": {"region_name": "r"}}, {"region": "r"}),
-        (
-            "gs",
-            {"conn_type": "google_cloud_platform", "extra": {"keyfile_dict": {"a": 1}}},
-            {"service_account_key": '{"a": 1}'},
-        ),
-        (
-            "gs",
-            {"conn_type": "google_cloud_platform", "extra": {"extra__google_cloud_platform__key_path": "/k"}},
-            {"service_account": "/k"},
-        ),
-        ("gs", {"conn_type": "google_cloud_platform", "extra": {"is_anonymous": True}}, {"skip_signature": True}),
-        ("gs", {"conn_type": "google_cloud_platform"}, {}),
-        (
-            "abfs",
-            {"conn_type": "wasb", "login": "account", "password": "key"},
-            {"account_name": "account", "account_key": "key"},
-        ),
-        (
-            "abfs",
-            {
-                "conn_type": "wasb",
-                "login": "client",
-                "password": "p",
-                "host": "https://acc.blob.core.windows.net",
-                "extra": {"tenant_id": "t"},
-            },
-            {"account_name": "acc", "tenant_id": "t", "client_id": "client", "client_secret": "p"},
-        ),
-        (
-            "abfs",
-            {"conn_type": "wasb", "login": "account", "extra": {"sas_token": "?sig=x"}},
-            {"account_name": "account", "sas_key": "sig=x"},
-        ),
-        (
-            "abfs",
-            {
-                "conn_type": "wasb",
-                "extra": {"connection_string": "AccountName=a;AccountKey=b==;BlobEndpoint=http://127.0.0.1:1/a"},
-            },
-            {"account_name": "a", "account_key": "b==", "endpoint": "http://127.0.0.1:1/a"},
-        ),
-    ],
-)
-def test_connections_of_every_cloud_are_understood(
-    monkeypatch: pytest.MonkeyPatch, scheme: str, connection: dict[str, Any], config: dict[str, Any]
-) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_BLOBS", json.dumps(connection))
-    monkeypatch.setenv("HOME", "/nowhere")
-    assert credentials.access(scheme, "blobs").config == config

@@ -6,12 +6,10 @@ import json
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg2
 import pytest
 
 from include.xcom_maintenance.core.blob_uri import BasePath
@@ -26,18 +24,6 @@ from tests.support.history import NOW, History, days_ago
 BASE = BasePath.parse("s3://aws_xcom@bucket/xcom", setting="blob_base_path")
 UUID = "11111111-2222-4333-8444-55555555555{}"
 SINCE = NOW.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=14)
-
-
-@pytest.fixture(params=["psycopg", "psycopg2"])
-def store(request: pytest.FixtureRequest, database: Database) -> Iterator[MetadataStore]:
-    def with_psycopg2() -> object:
-        server = database.server
-        return psycopg2.connect(
-            host=server.host, port=server.port, user=server.user, password=server.password, dbname=database.name
-        )
-
-    with database.store(with_psycopg2 if request.param == "psycopg2" else None) as opened:
-        yield opened
 
 
 @dataclass(frozen=True)

@@ -362,7 +362,7 @@ def test_a_missing_bucket_elsewhere_names_the_setting(gcs: GcsEmulator, azurite:
         ),
     ]
     for store in stores:
-        for call in (store.check, lambda: list(store.list()), lambda: store.put("x", b"")):  # noqa: B023
+        for call in (store.check, lambda: list(store.list()), lambda: store.put("x", b"")):  # noqa: B023 - called at once
             with pytest.raises(ConfigurationError, match=r"no-such-bucket.*does not exist.*blob_base_path"):
                 call()
 

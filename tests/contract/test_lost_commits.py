@@ -9,8 +9,10 @@ import psycopg
 import pytest
 
 from include.xcom_maintenance.core.records import Cut, Doomed
+from include.xcom_maintenance.reports.archive import Archives
 from include.xcom_maintenance.settings import Settings
 from tests.conftest import Database
+from tests.support.archive import archive_rows
 from tests.support.cleanups import Cleanup
 from tests.support.history import History, days_ago
 
@@ -53,6 +55,22 @@ def test_no_batch_is_miscounted_when_the_connection_is_lost_in_its_commit(
     cleanup.finish()
     assert cleanup.report.headline["rows_deleted"] == 3
     assert history.rows() == set()
+
+
+@pytest.mark.parametrize("fate", ["after", "before"])
+def test_no_restored_row_is_miscounted_when_the_connection_is_lost_in_its_commit(
+    database: Database, history: History, tmp_path: Path, fate: str
+) -> None:
+    history.xcom(history.run("a", 30), {"value": 1}, age_days=30)
+    [file] = Archives(None).find(archive_rows(history, f"file://{tmp_path}/archive"))
+    [rows] = file.batches(max_rows=10, max_bytes=10**6)
+    history.connection.execute("DELETE FROM xcom")
+    with database.store(lambda: flaky(database), retry_seconds=20) as store:
+        store.now()  # only a connection that once was is tried again
+        Flaky.fates = [fate]
+        assert store.restore(rows) == 1
+    assert not Flaky.fates
+    assert len(history.rows()) == 1
 
 
 def test_a_transaction_that_the_server_does_not_know_is_not_taken_for_committed(

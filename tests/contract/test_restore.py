@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +33,6 @@ VALUES = {
     "text": '"\\\\x00 and \\"quotes\\""',
     "like a line": json.dumps('{"kind":"end","rows":0}\n'),
 }
-
-
-@pytest.fixture(params=["psycopg", "psycopg2"])
-def store(request: pytest.FixtureRequest, database: Database) -> Iterator[MetadataStore]:
-    def with_psycopg2() -> object:
-        server = database.server
-        return psycopg2.connect(
-            host=server.host, port=server.port, user=server.user, password=server.password, dbname=database.name
-        )
-
-    with database.store(with_psycopg2 if request.param == "psycopg2" else None) as opened:
-        yield opened
 
 
 def put(history: History, run: Any, values: dict[str, str | None]) -> None:

@@ -29,6 +29,7 @@ _globs = st.lists(st.one_of(_text, _sets, st.sampled_from("*?")), max_size=3).ma
 def _store(database: Database, *, few: bool) -> PostgresMetadataStore:
     store = database.store()
     store._few_unfinished = few
+    store._knows_creation = True
     return store
 
 
@@ -134,6 +135,22 @@ def test_a_run_that_does_not_say_when_it_was_created_counts_as_old(
         [found] = store.runs(created_before=days_ago(100))
     assert isinstance(found, Run)
     assert found.dag_run_id == silent.dag_run_id
+
+
+def test_no_old_run_is_missed_on_an_airflow_that_does_not_say_when_runs_were_made(
+    database: Database, history: History
+) -> None:
+    """As 3.1, whose runs have no such column."""
+    old, young = history.run("a", 30), history.run("a", 1)
+    for run, age in ((old, 30), (young, 1)):
+        history.xcom(run, age_days=age)
+    history.connection.execute("ALTER TABLE dag_run DROP COLUMN created_at")
+    with database.store() as store:
+        found = list(store.runs(created_before=days_ago(7)))
+        sample = store.sample([], created_before=days_ago(7))
+        assert store.delete(Doomed((Cut(days_ago(7)),), [old.dag_run_id, young.dag_run_id], [0, 0])).rows == 1
+    assert [run.dag_run_id for run in found if isinstance(run, Run)] == [young.dag_run_id, old.dag_run_id]
+    assert {group.dag_run_id for group in sample.groups} == {young.dag_run_id, old.dag_run_id}
 
 
 # -- what goes ----------------------------------------------------------------------------

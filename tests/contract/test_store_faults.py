@@ -46,10 +46,10 @@ class Behind:
         self.client.create_bucket(Bucket=self.bucket)
         self.store = self.open(server)
 
-    def open(self, server: MotoS3, *, page_size: int = PAGE) -> S3BlobStore:
+    def open(self, server: MotoS3, *, page_size: int = PAGE, read_timeout: float = 3) -> S3BlobStore:
         def client(config: Config) -> Any:
             options = {name: getattr(config, name) for name in ("retries",)}
-            return server.client(endpoint=self.proxy.endpoint, read_timeout=3, **options)
+            return server.client(endpoint=self.proxy.endpoint, read_timeout=read_timeout, **options)
 
         return S3BlobStore(
             client(patient(Config())),
@@ -387,7 +387,7 @@ def test_read_only_credentials_name_the_rights_when_something_is_to_be_deleted(b
 
 
 def test_blobs_that_lie_close_together_are_verified_by_pages_and_not_one_by_one(behind: Behind, moto: MotoS3) -> None:
-    store = behind.open(moto, page_size=50)
+    store = behind.open(moto, page_size=50, read_timeout=60)  # moto may be slow, and a second try is not meant here
     behind.proxy.behave = Batches(behind)
     store.honours_conditions()
     blobs = list(store.list())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -21,10 +22,11 @@ from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from include.xcom_maintenance.settings import Settings
 from tests.conftest import Database
 from tests.dags.conftest import Bucket
+from tests.support.archive import archive_rows
 from tests.support.bundle import Bundle
 from tests.support.history import History
 
-CLEANUP = "xcom_cleanup"
+CLEANUP, RESTORE = "xcom_cleanup", "xcom_restore"
 ENFORCE = {"mode": "enforce"}
 
 
@@ -117,6 +119,21 @@ def test_a_database_that_stays_busy_is_left_for_the_next_run(
     assert any("the database stayed busy: 1 locks are waited for" in text for text in outcome.report["warnings"])
     bundle.run(CLEANUP, **ENFORCE).succeeded()
     assert history.rows() == set()
+
+
+def test_a_restore_gives_way_too_and_says_that_it_is_not_done(
+    bundle: Bundle, database: Database, history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history.xcom(history.run("a", 30), {"value": 1}, age_days=30)
+    archive = archive_rows(history, f"file://{tmp_path}/archive")
+    bundle.variable = {"max_lock_waits": 0, "archive_path": f"file://{tmp_path}/archive"}
+    monkeypatch.setattr(courtesies, "_PATIENCE", 0.4)
+    with waiters(database, 1):
+        outcome = bundle.run(RESTORE, mode="enforce", archive=archive)
+    assert "the database stayed busy: 1 locks are waited for" in outcome.report["error"]["message"]
+    assert history.rows() == set()
+    bundle.run(RESTORE, mode="enforce", archive=archive).succeeded()
+    assert len(history.rows()) == 1
 
 
 class Busy:

@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from include.xcom_maintenance.settings import Settings
 from tests.conftest import REPOSITORY, Database
 from tests.support.cleanups import Cleanup
 from tests.support.history import History
+from tests.support.interruptions import Killed, interrupted_at, kill, killed_at
 
 #: Every call that reads or changes something outside the process.
 CALLS = [
@@ -35,40 +34,6 @@ CALLS = [
 PHASES = ("plan", "share_out", "delete_rows", "finish")
 #: Of the moments of a run, one in so many is tried as a second attempt at the same run, and one as another run.
 STRIDE = 4
-
-
-class Killed(BaseException):
-    """Not an Exception: no handler of the bundle sees it, as none would see a kill."""
-
-
-@contextmanager
-def interrupted_at(moment: int | None, how: Callable[[], None]) -> Iterator[Callable[[], int]]:
-    """Do something before (odd moments) or after (even) the n-th call; yields a count of the moments there were."""
-    calls = 0
-
-    def count() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == moment:
-            how()
-
-    def wrap(original: Any) -> Any:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            count()
-            result = original(*args, **kwargs)
-            count()
-            return result
-
-        return wrapper
-
-    with pytest.MonkeyPatch.context() as patch:
-        for owner, name in CALLS:
-            patch.setattr(owner, name, wrap(getattr(owner, name)))
-        yield lambda: calls
-
-
-def kill() -> None:
-    raise Killed
 
 
 class Deployment:
@@ -145,7 +110,7 @@ def deployment(database: Database, history: History, tmp_path: Path) -> Deployme
 def test_killed_at_every_moment_and_run_again_it_ends_in_the_same_state(deployment: Deployment) -> None:
     deployment.lay_out()
     reached: dict[str, range] = {}
-    with interrupted_at(None, kill) as moments:
+    with interrupted_at(None, CALLS, kill) as moments:
         whole = deployment.cleanup("whole")
         for phase in PHASES:
             first = moments() + 1
@@ -160,7 +125,7 @@ def test_killed_at_every_moment_and_run_again_it_ends_in_the_same_state(deployme
     for moment in sorted(chosen):
         deployment.lay_out()
         before = deployment.values()
-        with interrupted_at(moment, kill), pytest.raises(Killed):
+        with killed_at(moment, CALLS), pytest.raises(Killed):
             deployment.cleanup(f"killed_{moment}").run()
         # Airflow tries the same run again, or the next scheduled run comes along.
         deployment.cleanup(f"killed_{moment}" if moment % 2 else f"after_{moment}").run()
@@ -186,7 +151,7 @@ class There:
 cleanup = t.Deployment(There(), None, Path(folder)).cleanup(run_id)
 for before in t.PHASES[: t.PHASES.index(phase)]:
     getattr(cleanup, before)()
-with t.interrupted_at(int(moment), lambda: os.kill(os.getpid(), signal.SIGKILL)):
+with t.interrupted_at(int(moment), t.CALLS, lambda: os.kill(os.getpid(), signal.SIGKILL)):
     getattr(cleanup, phase)()
 """
 
@@ -263,7 +228,7 @@ def test_no_crash_of_the_database_in_any_phase_loses_a_value_or_a_count(
         if name != phase:
             getattr(run, name)()
             continue
-        with interrupted_at(moment, crash) as moments:
+        with interrupted_at(moment, CALLS, crash) as moments:
             try:
                 getattr(run, name)()
             except StoreUnavailable:

@@ -62,7 +62,7 @@ from pathlib import Path
 from include.xcom_maintenance.blobs.files import FileBlobStore
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from tests.dags import test_ledger as t
-from tests.support.reconciliations import interrupted_at
+from tests.support.interruptions import interrupted_at
 
 conninfo, folder, reports, disposal, phase, moment = sys.argv[1:]
 t.sweep._FEWEST, t.ledger.LINES = t.BATCH, t.LINES

@@ -6,8 +6,6 @@ import gzip
 import json
 import os
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from local_stack.postgres import ROLE
 from tests.support.bundle import Bundle, Outcome
 from tests.support.history import History, SeededRun, days_ago
+from tests.support.interruptions import Killed, killed_at
 
 DAG = "xcom_orphan_reconciliation"
 RESTORE = "xcom_restore"
@@ -183,38 +182,10 @@ def test_blobs_return_without_the_right_to_insert_rows_and_rows_do_not(
 # -- at every moment --------------------------------------------------
 
 
-class Killed(BaseException):
-    """Not an Exception: no handler of the bundle sees it, as none would see a kill."""
-
-
 CALLS = [
     *((PostgresMetadataStore, name) for name in ("referenced", "unfinished_runs")),
     *((FileBlobStore, name) for name in ("copy_to", "_delete", "put")),
 ]
-
-
-@contextmanager
-def killed_at(moment: int) -> Iterator[list[int]]:
-    """Kill before (odd moments) or after (even) the n-th call; yields how many moments there were."""
-    calls = [0]
-
-    def wrap(original: Any) -> Any:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == moment:
-                raise Killed
-            result = original(*args, **kwargs)
-            calls[0] += 1
-            if calls[0] == moment:
-                raise Killed
-            return result
-
-        return wrapper
-
-    with pytest.MonkeyPatch.context() as patch:
-        for owner, name in CALLS:
-            patch.setattr(owner, name, wrap(getattr(owner, name)))
-        yield calls
 
 
 def test_whenever_a_sweep_is_killed_each_blob_is_in_at_least_one_place(
@@ -225,7 +196,7 @@ def test_whenever_a_sweep_is_killed_each_blob_is_in_at_least_one_place(
         moment += 1
         orphan = folder.orphan()
         found = bundle.find(run_id=f"r{moment}", mode="enforce")
-        with killed_at(moment):
+        with killed_at(moment, CALLS):
             try:
                 bundle.sweep(found, run_id=f"r{moment}", mode="enforce")
                 ended = True

@@ -41,7 +41,8 @@ from include.xcom_maintenance.reports import html
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.settings import Settings
 from tests.conftest import Database
-from tests.support.reconciliations import PHASES, Killed, Reconciliation, interrupted_at, killed_at
+from tests.support.interruptions import Killed, interrupted_at, killed_at
+from tests.support.reconciliations import PHASES, Reconciliation
 
 EXAMPLES = int(os.environ.get("XCOM_STATEFUL_EXAMPLES", "30"))
 STEPS = int(os.environ.get("XCOM_STATEFUL_STEPS", "100"))

@@ -20,10 +20,11 @@ from xcom_blob_backend import XComBlobBackend, config, moving, store
 
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from local_stack.postgres import ROLE
+from tests.backend.stored import in_bucket
 from tests.conftest import Database
-from tests.dags.conftest import Bucket
 from tests.support.bundle import Bundle, Outcome
 from tests.support.history import History, SeededRun
+from tests.support.interruptions import Killed
 
 DAG_ID = "xcom_offload_large_values"
 OURS = "xcom_blob_backend.XComBlobBackend"
@@ -82,14 +83,12 @@ def folder(configure: Any, rights: None, tmp_path: Path) -> Path:
     return tmp_path / "blobs"
 
 
-@pytest.fixture(params=["file", "rclone"])
+@pytest.fixture(params=["file", "rclone", "gcs", "azurite"])
 def any_store(request: pytest.FixtureRequest, configure: Any, rights: None, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "file":
         path = f"file://{request.getfixturevalue('tmp_path')}/blobs"
     else:
-        bucket: Bucket = request.getfixturevalue("bucket")
-        monkeypatch.setenv("AIRFLOW_CONN_AWS_XCOM", bucket.server.airflow_connection_json())
-        path = bucket.base
+        path = in_bucket(request.getfixturevalue(request.param), monkeypatch).path
     configure(path=path)
     return path
 
@@ -376,10 +375,6 @@ def test_a_row_that_somebody_holds_is_waited_for_and_moves_only_if_it_is_unchang
 
 
 # -- what breaks off -------------------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """Not an Exception: no handler of the bundle sees it, as none would see a kill."""
 
 
 @pytest.mark.parametrize("direction", ["offload", "inline"])

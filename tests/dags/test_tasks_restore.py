@@ -15,6 +15,7 @@ from tests.dags.conftest import Bucket
 from tests.support.archive import archive_rows
 from tests.support.bundle import Bundle, Outcome
 from tests.support.history import History
+from tests.support.interruptions import Killed, killed_at
 
 RESTORE = "xcom_restore"
 FOLDER = "xcom_cleanup/cleaned"
@@ -224,32 +225,15 @@ def test_an_archive_in_a_bucket(bundle: Bundle, bucket: Bucket, history: History
 
 @pytest.mark.parametrize("moment", range(1, 7))
 def test_a_restore_that_is_killed_and_run_again_converges(
-    bundle: Bundle, history: History, root: str, contents: Any, monkeypatch: pytest.MonkeyPatch, moment: int
+    bundle: Bundle, history: History, root: str, contents: Any, moment: int
 ) -> None:
     """Before (odd moments) or after (even ones) a batch."""
-
-    class Killed(BaseException):
-        """No handler of the bundle sees it, as none would see a kill."""
-
     some_rows(history)
     before = contents()
     archive_rows(history, root)
     bundle.variable["batch_rows"] = 4  # type: ignore[index]
-    original, calls = PostgresMetadataStore.restore, 0
-
-    def dies(self: Any, rows: Any) -> int:
-        nonlocal calls
-        calls += 1
-        if calls == (moment + 1) // 2 and moment % 2:
-            raise Killed
-        restored = original(self, rows)
-        if calls == (moment + 1) // 2:
-            raise Killed
-        return restored
-
     form = {"mode": "enforce", "archive": FOLDER}
-    with monkeypatch.context() as patch:
-        patch.setattr(PostgresMetadataStore, "restore", dies)
+    with killed_at(moment, [(PostgresMetadataStore, "restore")]):
         planned = bundle.task(RESTORE, "plan", run_id="r", **form)
         with pytest.raises(Killed):
             bundle.task(RESTORE, "apply", planned, run_id="r", **form)

@@ -17,8 +17,8 @@ from xcom_blob_backend.header import Coordinates
 
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from local_stack.postgres import ROLE
-from local_stack.s3 import RcloneS3
-from tests.backend.conftest import KEYS, Configure, configure, files_in, new_bucket  # noqa: F401
+from tests.backend.conftest import KEYS, Configure, configure, files_in  # noqa: F401 - a fixture
+from tests.backend.stored import in_bucket
 from tests.conftest import Database
 from tests.support.bundle import Bundle, Outcome
 from tests.support.history import History, SeededRun
@@ -73,7 +73,7 @@ def airflow(
     database: Database,
     history: History,
     bundle: Bundle,
-    configure: Configure,  # noqa: F811
+    configure: Configure,  # noqa: F811 - the fixture
     folder: Path,
 ) -> Airflow:
     """With blobs in a folder, small values sealed in their rows, the key ``old``, and the right to change rows."""
@@ -112,13 +112,12 @@ def blobs_of(airflow: Airflow) -> dict[str, bytes]:
 # -- what is re-encrypted --------------------------------------------------
 
 
-@pytest.mark.parametrize("store", ["file", "rclone"])
+@pytest.mark.parametrize("store", ["file", "rclone", "gcs", "azurite"])
 def test_every_value_reads_back_as_it_was_with_nothing_but_the_new_key(
     airflow: Airflow, store: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if store == "rclone":
-        server: RcloneS3 = request.getfixturevalue("rclone")
-        airflow.configure(path=new_bucket(server, monkeypatch))
+    if store != "file":
+        airflow.configure(path=in_bucket(request.getfixturevalue(store), monkeypatch).path)
     some_values(airflow)
     times = airflow.times()
     before = airflow.read("old")

@@ -25,7 +25,10 @@ REPOSITORY = Path(__file__).parent.parent.parent
 
 @cache
 def dags() -> dict[str, Any]:
-    from airflow.dag_processing.dagbag import DagBag
+    try:
+        from airflow.dag_processing.dagbag import DagBag
+    except ImportError:  # Airflow 3.1
+        from airflow.models.dagbag import DagBag
 
     bag = DagBag(REPOSITORY / "dags", collect_dags=False)
     for path in sorted((REPOSITORY / "dags").glob("*.py")):
@@ -138,26 +141,20 @@ class Bundle:
         return self.task(dag_id, "decide", planned, run_id=run_id, **conf)  # type: ignore[no-any-return]
 
     def sweep(self, found: dict[str, Any], *, run_id: str, **conf: Any) -> dict[str, Any]:
-        """Run the tasks after ``decide``; as in Airflow, ``finish`` runs whatever became of the others."""
-        dag_id = "xcom_orphan_reconciliation"
-        shards = None
-        try:
-            shards = self.task(dag_id, "share_out", found, run_id=run_id, **conf)
-            for shard in shards:
-                self.task(dag_id, "sweep", found, shard, run_id=run_id, **conf)
-        except Exception as error:
-            self.task(dag_id, "finish", found, shards, run_id=run_id, **conf)
-            raise AssertionError("finish did not fail") from error
-        return self.task(dag_id, "finish", found, shards, run_id=run_id, **conf)  # type: ignore[no-any-return]
+        """Run the tasks after ``decide``."""
+        return self._carry_out("xcom_orphan_reconciliation", "sweep", found, run_id, **conf)
 
     def apply(self, planned: dict[str, Any], *, run_id: str, **conf: Any) -> dict[str, Any]:
-        """Run what comes after the plan of ``xcom_cleanup``; as in Airflow, ``finish`` runs whatever became of it."""
-        dag_id = "xcom_cleanup"
+        """Run what comes after the plan of ``xcom_cleanup``."""
+        return self._carry_out("xcom_cleanup", "delete_rows", planned, run_id, **conf)
+
+    def _carry_out(self, dag_id: str, part: str, planned: dict[str, Any], run_id: str, **conf: Any) -> dict[str, Any]:
+        """As in Airflow, ``finish`` runs whatever became of the others."""
         shards = None
         try:
             shards = self.task(dag_id, "share_out", planned, run_id=run_id, **conf)
             for shard in shards:
-                self.task(dag_id, "delete_rows", planned, shard, run_id=run_id, **conf)
+                self.task(dag_id, part, planned, shard, run_id=run_id, **conf)
         except Exception as error:
             self.task(dag_id, "finish", planned, shards, run_id=run_id, **conf)
             raise AssertionError("finish did not fail") from error

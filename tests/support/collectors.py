@@ -6,15 +6,17 @@ import socket
 import threading
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
 
+from local_stack.processes import Stoppable
 
-class Collector:
+
+class Collector(Stoppable):
     """What was received: by name, each number as it came."""
 
     environment: dict[str, str]
@@ -26,15 +28,6 @@ class Collector:
         prefix = f"airflow.xcom_maintenance.{dag_id}."
         found = list(self.received.items())
         return {name.removeprefix(prefix): values for name, values in found if name.startswith(prefix)}
-
-    def stop(self) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 class Statsd(Collector):

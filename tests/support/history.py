@@ -34,11 +34,18 @@ class History:
         connection.execute("INSERT INTO dag_bundle (name) VALUES ('tests') ON CONFLICT DO NOTHING")
 
     def dag(self, dag_id: str) -> None:
+        newer = {"timetable_type": "none", "partition_mapper_info": "{}"}  # in Airflow 3.1 there are no such columns
+        known = self.connection.execute(
+            "SELECT column_name FROM information_schema.columns WHERE table_name = 'dag' AND column_name = ANY(%s)",
+            (list(newer),),
+        ).fetchall()
+        more = {name: newer[name] for (name,) in known}
+        names = "".join(f", {name}" for name in more)
         self.connection.execute(
-            """INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, timetable_type, partition_mapper_info,
-                                max_active_tasks, max_consecutive_failed_dag_runs, has_task_concurrency_limits)
-               VALUES (%s, false, false, 'tests', 'none', '{}', 16, 0, false) ON CONFLICT DO NOTHING""",
-            (dag_id,),
+            f"""INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, max_active_tasks,
+                                 max_consecutive_failed_dag_runs, has_task_concurrency_limits{names})
+               VALUES (%s, false, false, 'tests', 16, 0, false{", %s" * len(more)}) ON CONFLICT DO NOTHING""",
+            (dag_id, *more.values()),
         )
 
     def run(

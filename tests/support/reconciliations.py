@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.records import DatabaseIdentity
 from include.xcom_maintenance.jobs import disposal, reconciliation
@@ -90,42 +88,3 @@ class Reconciliation:
         for phase in PHASES if self.mode == "enforce" else PHASES[:3]:
             getattr(self, phase)()
         return self.report
-
-
-class Killed(BaseException):
-    """Not an Exception: no handler of the bundle sees it, as none would see a kill."""
-
-
-@contextmanager
-def interrupted_at(moment: int, calls: list[tuple[type, str]], how: Callable[[], object]) -> Iterator[None]:
-    """Do something before (odd moments) or after (even) the n-th of these calls."""
-    count = 0
-
-    def tick() -> None:
-        nonlocal count
-        count += 1
-        if count == moment:
-            how()
-
-    def wrap(original: Any) -> Any:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            tick()
-            result = original(*args, **kwargs)
-            tick()
-            return result
-
-        return wrapper
-
-    with pytest.MonkeyPatch.context() as patch:
-        for owner, name in calls:
-            patch.setattr(owner, name, wrap(getattr(owner, name)))
-        yield
-
-
-def kill() -> None:
-    raise Killed
-
-
-def killed_at(moment: int, calls: list[tuple[type, str]]) -> AbstractContextManager[None]:
-    """Kill before (odd moments) or after (even) the n-th of these calls."""
-    return interrupted_at(moment, calls, kill)

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from itertools import islice
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from include.xcom_maintenance.blobs.canary import CANARY, canary_key, honours_conditions
+from include.xcom_maintenance.blobs.etags import unquoted
 from include.xcom_maintenance.blobs.keys import in_range, shared_prefix
+from include.xcom_maintenance.blobs.one_by_one import OneByOneStore
 from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
 from include.xcom_maintenance.blobs.sorting import sorted_by_key
 from include.xcom_maintenance.core.blob_uri import BasePath
-from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
+from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError
 from include.xcom_maintenance.core.records import Blob
 
-#: Requests under way at once; the client's pool holds ten connections.
-_THREADS = 8
-_BATCH = 1_000
-_WRONG_ETAG = "0x8D0000000000000"
 #: Copies inside an account are nearly always done when the request returns.
 _COPY_SECONDS = 600
 
 
-class AzureBlobStore:
+class AzureBlobStore(OneByOneStore):
     """The blobs below ``abfs://container/prefix``. The version of a blob is its ETag, which every write changes.
 
     The client retries rate limits and broken connections by itself, with growing pauses.
@@ -35,12 +30,12 @@ class AzureBlobStore:
     :param page_size: of a listing; None for the server's own, which is 5,000.
     """
 
+    wrong_version = "0x8D0000000000000"
+
     def __init__(self, service: Any, base: BasePath, *, setting: str, page_size: int | None = None) -> None:
-        self.base = base
+        super().__init__(base, setting=setting)
         self._container = service.get_container_client(base.uri.bucket)
-        self._setting = setting
         self._page_size = page_size
-        self._conditional: bool | None = None
 
     def check(self) -> None:
         with self._errors():
@@ -64,81 +59,40 @@ class AzureBlobStore:
                     if (item.metadata or {}).get("hdi_isfolder") != "true":
                         yield _blob(item.name.removeprefix(prefix), item)
 
-    def head(self, keys: Sequence[str]) -> Iterator[Blob]:
-        with ThreadPoolExecutor(_THREADS) as threads:
-            yield from filter(None, threads.map(self._head, keys))
-
-    def _head(self, key: str, *, base: BasePath | None = None) -> Blob | None:
+    def _head(self, key: str) -> Blob | None:
         from azure.core.exceptions import ResourceNotFoundError
 
         if not _is_addressable(key):
             return None
         with self._errors():
             try:
-                found = self._container.get_blob_client((base or self.base).prefix + key).get_blob_properties()
+                found = self._container.get_blob_client(self.base.prefix + key).get_blob_properties()
             except ResourceNotFoundError as error:
                 if error.error_code == "ContainerNotFound":
                     raise
                 return None
         return None if (found.metadata or {}).get("hdi_isfolder") == "true" else _blob(key, found)
 
-    def honours_conditions(self) -> bool:
-        if self._conditional is None:
-            self._conditional = self._probe()
-        return self._conditional
-
-    def _probe(self) -> bool:
-        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
-
-        key = canary_key()
-        name = self.base.prefix + key
-
-        def put() -> str | None:
-            return _unquoted(self._container.upload_blob(name, CANARY, overwrite=True).get_blob_properties().etag)
-
-        def refused(etag: str) -> bool:
-            try:
-                self._container.delete_blob(name, **_if_match(etag))
-            except ResourceModifiedError:
-                return True
-            return False
-
-        with self._errors():
-            try:
-                return honours_conditions(
-                    put=put, refused=refused, is_there=lambda: self._head(key) is not None, wrong=_WRONG_ETAG
-                )
-            finally:
-                with suppress(ResourceNotFoundError):
-                    self._container.delete_blob(name)
-
-    def delete_unchanged(self, blobs: Iterable[Blob]) -> Iterator[Deletion]:
-        stream = iter(blobs)
-        while batch := [*islice(stream, _BATCH)]:
-            self.honours_conditions()
-            with ThreadPoolExecutor(_THREADS) as threads:
-                yield from threads.map(self._delete, batch)
-
     def _delete(self, blob: Blob) -> Deletion:
-        from azure.core.exceptions import HttpResponseError, ResourceModifiedError, ResourceNotFoundError
-
         if not _is_addressable(blob.key):
             return Deletion(blob, DeleteResult.FAILED, "its name has a '.' or '..' segment, which clients resolve")
-        if not self._conditional or blob.version is None:
-            now = self._head(blob.key)
-            if now != blob:
-                return Deletion(blob, DeleteResult.CHANGED if now else DeleteResult.GONE)
-        with self._errors():
-            try:
-                self._container.delete_blob(self.base.prefix + blob.key, **_if_match(blob.version))
-            except ResourceNotFoundError:
-                return Deletion(blob, DeleteResult.GONE)
-            except ResourceModifiedError:
-                # Azurite says so of one that is gone, too.
-                return Deletion(blob, DeleteResult.CHANGED if self._head(blob.key) else DeleteResult.GONE)
-            except HttpResponseError as error:
-                return Deletion(blob, DeleteResult.FAILED, str(error.error_code or error.status_code))
-        return Deletion(blob, DeleteResult.DELETED)
+        return super()._delete(blob)
+
+    def _delete_if(self, key: str, version: str | None) -> DeleteResult:
+        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+
+        try:
+            self._container.delete_blob(self.base.prefix + key, **_if_match(version))
+        except ResourceNotFoundError:
+            return DeleteResult.GONE
+        except ResourceModifiedError:  # Azurite says so of one that is gone, too
+            return DeleteResult.CHANGED
+        return DeleteResult.DELETED
+
+    def _failure(self, error: Exception) -> str | None:
+        from azure.core.exceptions import HttpResponseError
+
+        return str(error.error_code or error.status_code) if isinstance(error, HttpResponseError) else None
 
     def copy_to(self, blob: Blob, *, target: BasePath, key: str) -> bool:
         from azure.core import MatchConditions
@@ -219,15 +173,11 @@ class AzureBlobStore:
                     remedy="Check the connection that the base path names (or blob_conn_id) and its rights: listing, "
                     "reading and, to enforce, writing and deleting",
                 ) from None
-            raise StoreUnavailable(
-                f"The object store of {self.base} cannot be reached: {type(error).__name__}",
-                setting=self._setting,
-                remedy="What is done is done and in the report; a re-run goes on",
-            ) from None
+            raise self._unreachable(error) from None
 
 
 def _blob(key: str, found: Any) -> Blob:
-    return Blob(key, int(found.size), found.last_modified, _unquoted(found.etag))
+    return Blob(key, int(found.size), found.last_modified, unquoted(found.etag))
 
 
 def _is_addressable(key: str) -> bool:
@@ -239,8 +189,3 @@ def _if_match(etag: str | None) -> dict[str, Any]:
     from azure.core import MatchConditions
 
     return {"etag": f'"{etag}"', "match_condition": MatchConditions.IfNotModified} if etag else {}
-
-
-def _unquoted(etag: str | None) -> str | None:
-    """Listings leave the quotes out."""
-    return etag.strip('"') if etag else None

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from itertools import islice
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from include.xcom_maintenance.blobs.canary import CANARY, canary_key, honours_conditions
 from include.xcom_maintenance.blobs.keys import in_range
-from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
+from include.xcom_maintenance.blobs.one_by_one import OneByOneStore
+from include.xcom_maintenance.blobs.port import DeleteResult
 from include.xcom_maintenance.core.blob_uri import BasePath
-from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
+from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError
 from include.xcom_maintenance.core.records import Blob
 
-#: Requests under way at once; the client's pool holds ten connections.
-_THREADS = 8
-_BATCH = 1_000
-#: No object is of a generation so old: they are times in microseconds.
-_WRONG_GENERATION = "1"
 
-
-class GcsBlobStore:
+class GcsBlobStore(OneByOneStore):
     """The blobs below ``gs://bucket/prefix``. The version of a blob is its generation, which every write changes.
 
     The client retries rate limits and broken connections by itself, with growing pauses, for two minutes.
@@ -32,13 +24,14 @@ class GcsBlobStore:
     :param page_size: of a listing; None for the server's own.
     """
 
+    #: Generations are times in microseconds.
+    wrong_version = "1"
+
     def __init__(self, client: Any, base: BasePath, *, setting: str, page_size: int | None = None) -> None:
-        self.base = base
+        super().__init__(base, setting=setting)
         self._client = client
         self._bucket = client.bucket(base.uri.bucket)
-        self._setting = setting
         self._page_size = page_size
-        self._conditional: bool | None = None
 
     def check(self) -> None:
         with self._errors():
@@ -60,71 +53,26 @@ class GcsBlobStore:
                 if in_range(key, after, before):
                     yield _blob(key, item)
 
-    def head(self, keys: Sequence[str]) -> Iterator[Blob]:
-        with ThreadPoolExecutor(_THREADS) as threads:
-            yield from filter(None, threads.map(self._head, keys))
-
     def _head(self, key: str) -> Blob | None:
         with self._errors():
             found = self._bucket.get_blob(self.base.prefix + key)
         return _blob(key, found) if found is not None else None
 
-    def honours_conditions(self) -> bool:
-        if self._conditional is None:
-            self._conditional = self._probe()
-        return self._conditional
-
-    def _probe(self) -> bool:
+    def _delete_if(self, key: str, version: str | None) -> DeleteResult:
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        key = canary_key()
-        canary = self._bucket.blob(self.base.prefix + key)
+        try:
+            self._bucket.delete_blob(self.base.prefix + key, if_generation_match=int(version) if version else None)
+        except NotFound:
+            return DeleteResult.GONE
+        except PreconditionFailed:
+            return DeleteResult.CHANGED
+        return DeleteResult.DELETED
 
-        def put() -> str | None:
-            canary.upload_from_string(CANARY)
-            return str(canary.generation) if canary.generation is not None else None
+    def _failure(self, error: Exception) -> str | None:
+        from google.api_core.exceptions import GoogleAPICallError
 
-        def refused(generation: str) -> bool:
-            try:
-                self._bucket.delete_blob(canary.name, if_generation_match=int(generation))
-            except PreconditionFailed:
-                return True
-            return False
-
-        with self._errors():
-            try:
-                return honours_conditions(
-                    put=put, refused=refused, is_there=lambda: self._head(key) is not None, wrong=_WRONG_GENERATION
-                )
-            finally:
-                with suppress(NotFound):
-                    self._bucket.delete_blob(canary.name)
-
-    def delete_unchanged(self, blobs: Iterable[Blob]) -> Iterator[Deletion]:
-        stream = iter(blobs)
-        while batch := [*islice(stream, _BATCH)]:
-            self.honours_conditions()
-            with ThreadPoolExecutor(_THREADS) as threads:
-                yield from threads.map(self._delete, batch)
-
-    def _delete(self, blob: Blob) -> Deletion:
-        from google.api_core.exceptions import GoogleAPICallError, NotFound, PreconditionFailed
-
-        if not self._conditional or blob.version is None:
-            now = self._head(blob.key)
-            if now != blob:
-                return Deletion(blob, DeleteResult.CHANGED if now else DeleteResult.GONE)
-        generation = int(blob.version) if blob.version else None
-        with self._errors():
-            try:
-                self._bucket.delete_blob(self.base.prefix + blob.key, if_generation_match=generation)
-            except NotFound:
-                return Deletion(blob, DeleteResult.GONE)
-            except PreconditionFailed:
-                return Deletion(blob, DeleteResult.CHANGED if self._head(blob.key) else DeleteResult.GONE)
-            except GoogleAPICallError as error:
-                return Deletion(blob, DeleteResult.FAILED, type(error).__name__)
-        return Deletion(blob, DeleteResult.DELETED)
+        return type(error).__name__ if isinstance(error, GoogleAPICallError) else None
 
     def copy_to(self, blob: Blob, *, target: BasePath, key: str) -> bool:
         from google.api_core.exceptions import NotFound, PreconditionFailed
@@ -187,13 +135,6 @@ class GcsBlobStore:
         # A body that was lost or cut short on the way is no JSON, or is taken for something else.
         except (GoogleAPIError, RequestException, AttributeError, TypeError, ValueError) as error:
             raise self._unreachable(error) from None
-
-    def _unreachable(self, error: Exception) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"The object store of {self.base} cannot be reached: {type(error).__name__}",
-            setting=self._setting,
-            remedy="What is done is done and in the report; a re-run goes on",
-        )
 
 
 def _blob(key: str, found: Any) -> Blob:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice, takewhile
+
 
 def in_range(key: str, after: str | None, before: str | None) -> bool:
     """Whether a key lies from ``after`` on and before ``before``, in byte order, which is that of code points."""
@@ -19,3 +22,35 @@ def just_before(key: str) -> str:
     last = key[-1:]
     # Printable ASCII on both sides, since not every server takes every character here.
     return key[:-1] + (f"{chr(ord(last) - 1)}~" if "!" < last <= "~" else "")
+
+
+def in_byte_order(keys: Iterable[str]) -> list[str]:
+    """As stores list them."""
+    return sorted(keys, key=lambda key: key.encode(errors="surrogateescape"))
+
+
+def by_folder(keys: Iterable[str], *, at_least: int) -> tuple[list[list[str]], list[str]]:
+    """Keys in byte order, by the deepest folder in which so many of them lie together; and those without one."""
+    waiting = in_byte_order(keys)
+    folders: list[list[str]] = []
+    scattered: list[str] = []
+    at = 0
+    while at < len(waiting):
+        *parents, _ = waiting[at].split("/")
+        together = 1
+        for depth in range(len(parents), 0, -1):
+            folder = "/".join(parents[:depth]) + "/"
+            together = _first_in(folder, islice(waiting, at, None))
+            if together >= at_least:
+                folders.append(waiting[at : at + together])
+                break
+        else:
+            scattered += waiting[at : at + 1]
+            together = 1
+        at += together
+    return folders, scattered
+
+
+def _first_in(folder: str, keys: Iterable[str]) -> int:
+    """How many keys lie in a folder before the first that does not."""
+    return sum(1 for _ in takewhile(lambda key: key.startswith(folder), keys))

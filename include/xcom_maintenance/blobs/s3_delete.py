@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from include.xcom_maintenance.blobs.canary import ATTEMPTS, CANARY, canary_key, honours_conditions, pause
-from include.xcom_maintenance.blobs.keys import just_before, shared_prefix
+from include.xcom_maintenance.blobs.keys import by_folder, in_byte_order, just_before, shared_prefix
 from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
 from include.xcom_maintenance.blobs.s3_requests import (
     BUSY,
@@ -147,24 +147,46 @@ class S3Deletion:
 
     def _look_up(self, keys: Iterable[str]) -> dict[str, Blob]:
         """What is there now: from pages of the listing where the keys lie close together, else one by one."""
-        waiting = sorted(keys, key=lambda key: key.encode(errors="surrogateescape"))
+        folders, scattered = by_folder(keys, at_least=_WORTH_A_PAGE)
         found: dict[str, Blob] = {}
+        with ThreadPoolExecutor(THREADS) as threads:
+            for there, left in threads.map(self._look_into, folders):
+                found |= there
+                scattered += left
+        waiting = in_byte_order(scattered)
         while waiting:
-            page = self._requests.page(
-                start_after=just_before(waiting[0]), prefix=shared_prefix(waiting[0], waiting[-1])
-            )
-            if page.token is None:
-                covered = len(waiting)
-            else:
-                end = page.blobs[-1].key.encode() if page.blobs else b""
-                covered = sum(key.encode(errors="surrogateescape") <= end for key in waiting)
-            wanted = set(waiting[:covered])
-            found.update((blob.key, blob) for blob in page.blobs if blob.key in wanted)
+            there, covered = self._look_at_page(waiting)
+            found |= there
             del waiting[:covered]
             if covered < _WORTH_A_PAGE:
                 found.update((blob.key, blob) for blob in self._requests.heads(waiting[:_HEADS]))
                 del waiting[:_HEADS]
         return found
+
+    def _look_into(self, keys: list[str]) -> tuple[dict[str, Blob], list[str]]:
+        """What is there of keys in one folder, and those that lie among too many others for pages to be worth it."""
+        found: dict[str, Blob] = {}
+        covered = _WORTH_A_PAGE
+        while keys and covered >= _WORTH_A_PAGE:
+            there, covered = self._look_at_page(keys)
+            found |= there
+            keys = keys[covered:]
+        return found, keys
+
+    def _look_at_page(self, keys: Sequence[str]) -> tuple[dict[str, Blob], int]:
+        """What one page says of some keys in byte order, and of how many, from the first on, it says anything."""
+        # No more than what may be about these keys: what comes after them takes its time, too.
+        page = self._requests.page(
+            start_after=just_before(keys[0]),
+            prefix=shared_prefix(keys[0], keys[-1]),
+            limit=min(len(keys) + len(keys) // 4 + _WORTH_A_PAGE, _BATCH),
+        )
+        covered = len(keys)
+        if page.token is not None:
+            end = page.blobs[-1].key.encode() if page.blobs else b""
+            covered = sum(key.encode(errors="surrogateescape") <= end for key in keys)
+        wanted = set(keys[:covered])
+        return {blob.key: blob for blob in page.blobs if blob.key in wanted}, covered
 
     # -- asking ---------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from include.xcom_maintenance.blobs.etags import unquoted
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
 from include.xcom_maintenance.core.records import Blob
@@ -134,8 +135,8 @@ class S3Requests:
             request["ContinuationToken"] = token
         elif start_after:
             request["StartAfter"] = self.base.prefix + start_after
-        if limit or self._page_size:
-            request["MaxKeys"] = limit or self._page_size or 0
+        if limits := [most for most in (limit, self._page_size) if most]:
+            request["MaxKeys"] = min(limits)
         with self.errors():
             answer: dict[str, Any] = {**self.client.list_objects_v2(**request)}
         following = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
@@ -152,7 +153,7 @@ class S3Requests:
             key=item["Key"].removeprefix(self.base.prefix),
             size=item["Size"],
             last_modified=item.get("LastModified"),
-            version=_unquoted(item.get("ETag")),
+            version=unquoted(item.get("ETag")),
         )
 
     def heads(self, keys: Iterable[str]) -> Iterator[Blob]:
@@ -175,7 +176,7 @@ class S3Requests:
             key=key,
             size=found["ContentLength"],
             last_modified=found.get("LastModified"),
-            version=_unquoted(found.get("ETag")),
+            version=unquoted(found.get("ETag")),
         )
 
     @contextmanager
@@ -249,8 +250,3 @@ def same(seen: Blob, now: Blob) -> bool:
 def _stamp(blob: Blob) -> tuple[object, ...]:
     modified = blob.last_modified.replace(microsecond=0) if blob.last_modified else None
     return blob.size, blob.version, modified
-
-
-def _unquoted(etag: str | None) -> str | None:
-    """Some servers quote ETags in heads and not in listings."""
-    return etag.strip('"') if etag else None

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from include.xcom_maintenance.core.records import ValuePlace
 from include.xcom_maintenance.core.reference_formats.layout import HEX, UUID
 
 #: The threshold of a backend if none is configured: where Astronomer's guidance moves values out of the database.
@@ -15,18 +16,6 @@ DEFAULT_THRESHOLD = 48 * 1024
 #: A name as blobs have it, in a path or behind a word: a value that holds one counts as a reference to that blob, which
 #: nobody would see any more if the value itself were in a blob. A UUID that stands alone is an id of something else.
 _NAMES_A_BLOB = re.compile(rf"(?:[/\\_-]|%2f)(?:{UUID}|{HEX})|(?:{UUID}|{HEX})(?:[/\\.]|%2f)", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class ValuePlace:
-    """Where a row is: its primary key, and the names that go with it."""
-
-    dag_run_id: int
-    dag_id: str
-    run_id: str
-    task_id: str
-    map_index: int
-    key: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,6 +192,18 @@ class Coordinates:
 
 
 @dataclass(frozen=True, slots=True)
+class ValuePlace:
+    """Where a row is: its primary key, and the names that go with it."""
+
+    dag_run_id: int
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class ArchivedRow:
     """A row that was deleted, as its archive holds it. Its value shows in no ``repr``."""
 

@@ -13,7 +13,7 @@ from include.xcom_maintenance.jobs.audit_findings import Findings
 from include.xcom_maintenance.jobs.audit_health import health_tables, moment_text
 from include.xcom_maintenance.jobs.audit_tables import pushes_table, size_charts, size_tables
 from include.xcom_maintenance.jobs.job import Job
-from include.xcom_maintenance.jobs.probe import describe_probe
+from include.xcom_maintenance.jobs.probe import describe_probe, rounded
 from include.xcom_maintenance.jobs.secrets import describe_secrets
 from include.xcom_maintenance.reports.report import Table
 
@@ -78,14 +78,10 @@ def _headline(found: Findings) -> dict[str, Any]:
         "share_of_database": values.get("database_share") or 0.0,
         "overdue_rows": values.get("overdue_rows"),
         "pushes_of_busiest_task": values.get("pushes_a_day"),
-        "push_seconds": _rounded(values.get("push_latency")),
-        "pull_seconds": _rounded(values.get("pull_latency")),
+        "push_seconds": rounded(values.get("push_latency")),
+        "pull_seconds": rounded(values.get("pull_latency")),
         "breaches": sum(line.verdict is Verdict.WARN for line in found.scorecard),
     }
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 4)
 
 
 def _remembered(job: Job, found: Findings) -> dict[str, Any]:

@@ -36,7 +36,6 @@ class Courtesy:
     #: Why the work was broken off; empty if it was not.
     stopped: str = ""
     _last_look: float = float("-inf")
-    _blind: bool = False
 
     def go_on(self) -> bool:
         """Wait as long as is polite; False if the rest must be left for the next run."""

@@ -1,6 +1,6 @@
 """What values would move between rows and blobs, and what that would give: the plan. Changes nothing.
 
-``moving`` carries it out.
+``offload_apply`` carries it out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from itertools import islice
 from typing import Any, Protocol
 
 from include.xcom_maintenance.core.errors import ConfigurationError
-from include.xcom_maintenance.core.offloading import DEFAULT_THRESHOLD, Movable, ReadValue, ValuePlace, may_name_a_blob
+from include.xcom_maintenance.core.offloading import DEFAULT_THRESHOLD, Movable, ReadValue, may_name_a_blob
+from include.xcom_maintenance.core.records import ValuePlace
 from include.xcom_maintenance.core.sizes import human_bytes
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.reports.report import Table

@@ -140,7 +140,7 @@ def _probe(channel: Channel, calls: _Calls, key: str, size: int) -> ProbeResult:
         blob_is_gone = blob is None or calls.do(lambda: channel.blob_bytes(blob), too_late=lambda: None) is None
         removed = row_is_gone and blob_is_gone
         wrong = "" if removed else "it is still there after it was removed"
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - as above
         # One problem is enough if the time was up before.
         removed, wrong = False, "" if calls.hung and result.error else _problem("removal", error)
     return replace(result, removed=removed, error="; ".join(filter(None, (result.error, wrong))))
@@ -214,9 +214,9 @@ def describe_probe(report: Report, results: list[ProbeResult]) -> None:
             ["value bytes", "push seconds", "pull seconds", "stored bytes", "kept in", "reduction share",
              "encryption seconds", "intact", "removed", "error"],
             [
-                [r.value_bytes, _rounded(r.push_seconds), _rounded(r.pull_seconds), r.stored_bytes,
+                [r.value_bytes, rounded(r.push_seconds), rounded(r.pull_seconds), r.stored_bytes,
                  {True: "blob", False: "database", None: "unknown"}[r.in_blob], reduction(r),
-                 _rounded(r.encryption_seconds), _yes(r.intact), _yes(r.removed), r.error]
+                 rounded(r.encryption_seconds), _yes(r.intact), _yes(r.removed), r.error]
                 for r in results
             ],
             "Values pushed and pulled by the audit's own task through the XCom backend of this Airflow, and removed "
@@ -232,7 +232,8 @@ def reduction(result: ProbeResult) -> float | None:
     return round(max(0.0, 1 - result.stored_bytes / result.value_bytes), 4)
 
 
-def _rounded(seconds: float | None) -> float | None:
+def rounded(seconds: float | None) -> float | None:
+    """A latency as reports show it: to a tenth of a millisecond."""
     return None if seconds is None else round(seconds, 4)
 
 

@@ -47,7 +47,7 @@ def purge(job: Job) -> int:
 
     :returns: how many could not be deleted.
     """
-    assert job.quarantine is not None  # noqa: S101
+    assert job.quarantine is not None  # noqa: S101 - whoever calls this has one
     report, settings = job.report, job.settings
     swept = Swept()
     cutoff = job.metadata.now() - timedelta(days=settings.quarantine_days)

@@ -29,10 +29,10 @@ from include.xcom_maintenance.jobs.findings import Figures, Findings
 from include.xcom_maintenance.jobs.job import Job, Progress, heap_set_aside
 from include.xcom_maintenance.jobs.ownership import marked_owner
 from include.xcom_maintenance.jobs.ranges import Sample, divide
-from include.xcom_maintenance.jobs.reconciled import describe
+from include.xcom_maintenance.jobs.reconciliation_report import describe
 from include.xcom_maintenance.metadata.port import UnparsableReference
+from include.xcom_maintenance.reports.last_reconciliation import LastReconciliation, last_reconciliation, remember
 from include.xcom_maintenance.reports.place import ManifestWriter
-from include.xcom_maintenance.reports.reconciled import LastReconciliation, last_reconciliation, remember
 
 #: What the tasks between plan and decide leave for each other, by number.
 _PARTS = ("references", "found", "plan")

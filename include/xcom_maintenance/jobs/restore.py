@@ -15,11 +15,12 @@ from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.blob_uri import BlobUri, InvalidBlobUri
-from include.xcom_maintenance.core.errors import ConfigurationError
+from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
 from include.xcom_maintenance.core.guard import Objection
 from include.xcom_maintenance.core.records import ArchivedRow
 from include.xcom_maintenance.jobs import unquarantine
 from include.xcom_maintenance.jobs.cleanup import policy_of
+from include.xcom_maintenance.jobs.courtesy import Courtesy
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.metadata.port import Return
 from include.xcom_maintenance.reports.archive_file import ArchiveFile, ArchiveHeader
@@ -199,6 +200,7 @@ def apply(job: Job) -> None:
         _, lines = job.own_plan()
         there = {file.name: file for file in job.archives.find(_settings(job).archive)}
         progress = Progress(job.log, "Rows restored", total=figures["rows_to_restore"])
+        courtesy = Courtesy(job.settings, job.metadata, job.log, deadline=None)
         for line in lines:
             if line["file"] not in there:
                 raise ConfigurationError(
@@ -206,12 +208,15 @@ def apply(job: Job) -> None:
                     setting="archive",
                     remedy="Run the DAG again for a new plan; what was restored stays",
                 )
-            _restore(job, there[line["file"]], figures, progress)
+            _restore(job, there[line["file"]], figures, progress, courtesy)
     job.log.info("Restored %s rows in %s transactions", f"{figures['rows_restored']:,}", figures["transactions"])
     job.report.finish("enforced")
 
 
-def _restore(job: Job, file: ArchiveFile, figures: dict[str, Any], progress: Progress) -> None:
+def _restore(job: Job, file: ArchiveFile, figures: dict[str, Any], progress: Progress, courtesy: Courtesy) -> None:
+    """
+    :raises StoreUnavailable: if the database stays busy with others.
+    """
     header = file.header()
     if header is None or header.database != job.identity.owner:
         return
@@ -219,6 +224,10 @@ def _restore(job: Job, file: ArchiveFile, figures: dict[str, Any], progress: Pro
         going = [row for row, outcome in zip(rows, _outcomes(job, rows), strict=True) if outcome == Return.POSSIBLE]
         if not going:
             continue
+        if not courtesy.go_on():
+            raise StoreUnavailable(
+                f"Not all rows were restored: {courtesy.stopped}", remedy="What returned stays; a re-run goes on"
+            )
         started = time.monotonic()
         restored = job.metadata.restore(going)
         seconds = round(time.monotonic() - started, 3)
@@ -226,5 +235,3 @@ def _restore(job: Job, file: ArchiveFile, figures: dict[str, Any], progress: Pro
         figures["transactions"] += 1
         figures["longest_transaction_seconds"] = max(figures["longest_transaction_seconds"], seconds)
         progress.add(restored)
-        if job.settings.batch_pause_seconds:
-            time.sleep(job.settings.batch_pause_seconds)

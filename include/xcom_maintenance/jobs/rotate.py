@@ -15,12 +15,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Protocol
 
 from include.xcom_maintenance.core.errors import PartialFailure, StoreUnavailable
-from include.xcom_maintenance.core.rotation import Holdings, Place, Resealed, Seal, StoredRow, Trouble
+from include.xcom_maintenance.core.records import ValuePlace
+from include.xcom_maintenance.core.seals import Holdings, Resealed, Seal, StoredRow, Trouble
 from include.xcom_maintenance.jobs.courtesy import Courtesy
 from include.xcom_maintenance.jobs.job import Job, Progress
 from include.xcom_maintenance.reports.place import ManifestWriter
@@ -87,13 +89,13 @@ class _Lines:
         self._manifest = manifest
         self._max_rows = min(job.settings.batch_rows, _VALUES_AT_ONCE)
         self._max_bytes = job.settings.batch_bytes
-        self._places: list[list[Any]] = []
+        self._places: list[tuple[Any, ...]] = []
         self._bytes = 0
 
-    def add(self, place: Place, size: int) -> None:
+    def add(self, place: ValuePlace, size: int) -> None:
         if self._places and (len(self._places) >= self._max_rows or self._bytes + size > self._max_bytes):
             self.flush()
-        self._places.append([place.dag_run_id, place.task_id, place.map_index, place.key])
+        self._places.append(astuple(place))
         self._bytes += size
 
     def flush(self) -> None:
@@ -224,11 +226,11 @@ def apply(job: Job, vault: Vault) -> None:
     _fail_for_what_is_left(holdings, troubles)
 
 
-def _places(lines: Iterable[dict[str, Any]]) -> Iterator[list[Place]]:
-    return ([Place(*place) for place in line["places"]] for line in lines if line["kind"] == _KIND)
+def _places(lines: Iterable[dict[str, Any]]) -> Iterator[list[ValuePlace]]:
+    return ([ValuePlace(*place) for place in line["places"]] for line in lines if line["kind"] == _KIND)
 
 
-def _rotate(job: Job, vault: Vault, places: Sequence[Place], troubles: Counter[tuple[str, Trouble]]) -> int:
+def _rotate(job: Job, vault: Vault, places: Sequence[ValuePlace], troubles: Counter[tuple[str, Trouble]]) -> int:
     """Re-encrypt some values; returns how many."""
     figures = job.report.headline
     rows = job.metadata.stored_rows_at(places)

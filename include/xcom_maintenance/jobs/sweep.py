@@ -18,14 +18,14 @@ from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.core.orphans import in_byte_order
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
-from include.xcom_maintenance.jobs.job import Job, Progress
+from include.xcom_maintenance.jobs.job import Job, Progress, heap_set_aside
 from include.xcom_maintenance.metadata.port import MetadataStore
 from include.xcom_maintenance.reports.ledger import Ledger
 from include.xcom_maintenance.reports.report import Report, Table
 
 #: Candidates of one batch. A look at the metadata database reads the whole table, so batches grow until that takes
 #: about this share of the time: no blob is deleted much later after it was verified than ten looks take.
-_FEWEST, _MOST = 2_000, 100_000
+_FEWEST, _MOST = 10_000, 100_000
 _SHARE_OF_LOOKING = 0.1
 #: Copies under way at once.
 _COPIES = 8
@@ -107,6 +107,7 @@ def ledger_of(
     return Ledger(job.place, part, header=header, line=line, look=blobs.head)
 
 
+@heap_set_aside()
 def sweep(
     candidates: Iterable[Blob],
     *,

@@ -110,7 +110,7 @@ def apply(job: Job) -> None:
     :raises PartialFailure: if some could not be put back.
     """
     blobs, quarantine, figures = blobs_of(job), job.quarantine, job.report.headline
-    assert quarantine is not None  # noqa: S101
+    assert quarantine is not None  # noqa: S101 - the plan had one
     for name in ("blobs_restored", "blob_bytes_restored"):
         figures.setdefault(name, 0)  # a second attempt adds to what the first one did
     failed = 0

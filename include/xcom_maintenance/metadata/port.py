@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.causes import Circumstances
-from include.xcom_maintenance.core.offloading import Movable, ReadValue, Replacement, ValuePlace
+from include.xcom_maintenance.core.offloading import Movable, ReadValue, Replacement
 from include.xcom_maintenance.core.records import (
     ArchivedRow,
     Coordinates,
@@ -25,9 +25,10 @@ from include.xcom_maintenance.core.records import (
     RunRows,
     Sample,
     Scope,
+    ValuePlace,
     YoungerRuns,
 )
-from include.xcom_maintenance.core.rotation import Place, StoredRow
+from include.xcom_maintenance.core.seals import StoredRow
 from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
 
 
@@ -289,7 +290,7 @@ class MetadataStore(Protocol):
         is pushed meanwhile may be missing.
         """
 
-    def stored_rows_at(self, places: Sequence[Place]) -> list[StoredRow]:
+    def stored_rows_at(self, places: Sequence[ValuePlace]) -> list[StoredRow]:
         """The rows at some places as they are now, in any order, with their whole values; those that are there."""
 
     def replace_stored(self, changes: Sequence[tuple[StoredRow, str]]) -> list[bool]:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.causes import Circumstances
 from include.xcom_maintenance.core.errors import ConfigurationError
-from include.xcom_maintenance.core.offloading import Movable, ReadValue, Replacement, ValuePlace
+from include.xcom_maintenance.core.offloading import Movable, ReadValue, Replacement
 from include.xcom_maintenance.core.records import (
     ArchivedRow,
     Coordinates,
@@ -25,10 +25,11 @@ from include.xcom_maintenance.core.records import (
     Sample,
     SampledRows,
     Scope,
+    ValuePlace,
     YoungerRuns,
 )
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
-from include.xcom_maintenance.core.rotation import Place, StoredRow
+from include.xcom_maintenance.core.seals import StoredRow
 from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
 from include.xcom_maintenance.metadata import (
     postgres_audit,
@@ -88,7 +89,7 @@ class PostgresMetadataStore:
         self._accepted_revision = accepted_revision
         self._formats = formats
         self._may_lock_runs = False
-        self._few_unfinished = False
+        self._few_unfinished = self._knows_creation = False
 
     def __enter__(self) -> Self:
         return self
@@ -158,6 +159,7 @@ class PostgresMetadataStore:
         lockable = self._session.rows("SELECT has_any_column_privilege('dag_run', 'UPDATE')", {})[0][0]
         self._may_lock_runs = bool(lockable)
         self._few_unfinished = bool(self._session.rows(retention.FEW_UNFINISHED)[0][0])
+        self._knows_creation = bool(self._session.rows(retention.KNOWS_CREATION)[0][0])
 
     def _identity(self) -> DatabaseIdentity:
         [(cluster, database)] = self._session.rows(
@@ -187,7 +189,7 @@ class PostgresMetadataStore:
 
     def runs(self, *, created_before: datetime | None = None) -> Iterator[Run | YoungerRuns]:
         parameters = {**retention.STATES, "horizon": _horizon(created_before)}
-        statement = retention.runs(few_unfinished=self._few_unfinished)
+        statement = retention.runs(few_unfinished=self._few_unfinished, knows_creation=self._knows_creation)
         for dag_id, number, run_id, state, run_after, unfinished in self._session.stream(statement, parameters):
             if number is None:
                 yield YoungerRuns(dag_id, int(run_id), int(state), unfinished)
@@ -203,7 +205,9 @@ class PostgresMetadataStore:
         [(pages,)] = self._session.rows("SELECT pg_relation_size('xcom') / current_setting('block_size')::int", {})
         percent = 100.0 if pages <= _SAMPLE_PAGES else 100.0 * _SAMPLE_PAGES / pages
         parameters = {**retention.STATES, "horizon": _horizon(created_before), "percent": percent}
-        found = self._session.rows(retention.sample(scopes, parameters, percent=percent), parameters)
+        found = self._session.rows(
+            retention.sample(scopes, parameters, percent=percent, knows_creation=self._knows_creation), parameters
+        )
         return Sample(
             percent / 100, [SampledRows(dag, run, done, bits, n, int(size)) for dag, run, done, bits, n, size in found]
         )
@@ -435,7 +439,7 @@ class PostgresMetadataStore:
     def stored_rows(self) -> Iterator[StoredRow]:
         return postgres_rotation.stored_rows(self._session)
 
-    def stored_rows_at(self, places: Sequence[Place]) -> list[StoredRow]:
+    def stored_rows_at(self, places: Sequence[ValuePlace]) -> list[StoredRow]:
         return postgres_rotation.stored_rows_at(self._session, places)
 
     def replace_stored(self, changes: Sequence[tuple[StoredRow, str]]) -> list[bool]:
@@ -450,11 +454,15 @@ class PostgresMetadataStore:
     def restore(self, rows: Sequence[ArchivedRow]) -> int:
         if not rows:
             return 0
-        with self._session.transaction() as cursor, postgres_restore.unreadable_rows():
-            cursor.execute(postgres_restore.COLUMNS, {"line": min((row.line for row in rows), key=len)})
-            columns = [name for (name,) in cursor.fetchall()]
-            cursor.execute(postgres_restore.restore(columns), {"lines": [row.line for row in rows]})
-            return int(cursor.rowcount)
+
+        def work(cursor: Any) -> int:
+            with postgres_restore.unreadable_rows():
+                cursor.execute(postgres_restore.COLUMNS, {"line": min((row.line for row in rows), key=len)})
+                columns = [name for (name,) in cursor.fetchall()]
+                cursor.execute(postgres_restore.restore(columns), {"lines": [row.line for row in rows]})
+                return int(cursor.rowcount)
+
+        return self._session.change(work)
 
     # -- values that move ------------------------------------------------------------------------------------------
 

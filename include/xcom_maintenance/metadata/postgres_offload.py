@@ -6,28 +6,37 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from include.xcom_maintenance.core.offloading import Movable, ReadValue, Replacement, ValuePlace
+from include.xcom_maintenance.core.offloading import Movable, ReadValue, Replacement
+from include.xcom_maintenance.core.records import ValuePlace
 from include.xcom_maintenance.metadata import postgres_retention as retention
 from include.xcom_maintenance.metadata.postgres_session import Session
-from include.xcom_maintenance.metadata.postgres_sql import UNFINISHED, primary_keys
+from include.xcom_maintenance.metadata.postgres_sql import (
+    BY_KEY,
+    IS_BLOB_REFERENCE,
+    IS_NO_CANARY,
+    PLACE,
+    ROWS_BY_KEY,
+    SAME_KEY,
+    UNFINISHED,
+    primary_keys,
+)
 
 #: Postgres' compressions make no more than 255 bytes of one. Values that are stored in less than the 256th part of the
 #: threshold are not decompressed to find out that they are below it.
 _SHRINKS_AT_MOST = 256
 _OURS = r"(x.value ->> '__classname__') LIKE 'xcom\_blob\_backend.%%'"
-_PLACE = "x.dag_run_id, x.dag_id, x.run_id, x.task_id, x.map_index, x.key"
 _FINISHED = f"NOT {UNFINISHED.format(run='r')}"
 
 #: Values of finished runs that are as long as JSON and are not in a blob of this project's backend. OFFSET 0: each
 #: value is written out once, whatever asks for its length.
 _LARGE = f"""
-SELECT {_PLACE}, x.bytes, x.stored
+SELECT {PLACE}, x.bytes, x.stored
 FROM (
-    SELECT x.dag_run_id, x.dag_id, x.run_id, x.task_id, x.map_index, x.key, pg_column_size(x.value) AS stored,
+    SELECT {PLACE}, pg_column_size(x.value) AS stored,
            CASE WHEN pg_column_size(x.value) >= %(stored)s AND ({_OURS}) IS NOT TRUE
                 THEN octet_length(x.value::text) END AS bytes
     FROM xcom x
-    WHERE x.value IS NOT NULL AND NOT x.key LIKE 'xcom\\_maintenance\\_canary\\_%%'
+    WHERE x.value IS NOT NULL AND {IS_NO_CANARY}
     OFFSET 0
 ) x
 JOIN dag_run r ON r.id = x.dag_run_id
@@ -35,33 +44,28 @@ WHERE x.bytes >= %(bytes)s AND {_FINISHED}"""
 
 #: Rows of finished runs that refer to a blob of this project's backend.
 _OFFLOADED = f"""
-SELECT {_PLACE}, coalesce((x.value #>> '{{__data__,bytes}}')::bigint, 0), pg_column_size(x.value)
+SELECT {PLACE}, coalesce((x.value #>> '{{__data__,bytes}}')::bigint, 0), pg_column_size(x.value)
 FROM xcom x JOIN dag_run r ON r.id = x.dag_run_id
 WHERE CASE WHEN pg_column_size(x.value) < 4096
-           THEN x.value ->> '__classname__' = 'xcom_blob_backend.BlobReference' END AND {_FINISHED}"""
-
-_WANTED = """unnest(%(runs)s::int[], %(tasks)s::text[], %(maps)s::int[], %(keys)s::text[]{more})
-     WITH ORDINALITY AS c(dag_run_id, task_id, map_index, key{names}, number)"""
-_SAME_ROW = """x.dag_run_id = c.dag_run_id AND x.task_id = c.task_id AND x.map_index = c.map_index AND x.key = c.key"""
+           THEN {IS_BLOB_REFERENCE} END AND {_FINISHED}"""
 
 _TEXTS = f"""
 SELECT c.number, x.timestamp, x.value::text
-FROM {_WANTED.format(more="", names="")}
-JOIN xcom x ON {_SAME_ROW}
+FROM {ROWS_BY_KEY}
 WHERE x.value IS NOT NULL
 ORDER BY c.number"""
 
 _LOCK = f"""
-SELECT FROM {_WANTED.format(more="", names="")} JOIN xcom x ON {_SAME_ROW}
+SELECT FROM {ROWS_BY_KEY}
 ORDER BY x.dag_run_id, x.task_id, x.map_index, x.key
 FOR UPDATE OF x"""
 
 #: The digest is that of the value that was read: to send it back as a whole would double what goes over the line.
 _REPLACE = f"""
 UPDATE xcom x SET value = c.new::jsonb
-FROM {_WANTED.format(more=", %(digests)s::text[], %(stamps)s::timestamptz[], %(news)s::text[]",
-                     names=", digest, stamp, new")}
-WHERE {_SAME_ROW} AND x.timestamp = c.stamp
+FROM {BY_KEY.format(more=", %(digests)s::text[], %(stamps)s::timestamptz[], %(news)s::text[]",
+                    names=", digest, stamp, new")}
+WHERE {SAME_KEY} AND x.timestamp = c.stamp
   AND encode(sha256(convert_to(x.value::text, 'UTF8')), 'hex') = c.digest
   AND NOT x.dag_run_id = ANY(ARRAY({{unfinished}}))
 RETURNING c.number"""  # fmt: skip

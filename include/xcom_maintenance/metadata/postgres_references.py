@@ -73,7 +73,7 @@ FROM (
 WHERE t.bucket = %(bucket)s AND starts_with(t.place, %(prefix)s)"""
 
 #: What this project's own backend writes instead of a value: an object around the address.
-_OWN = "coalesce(x.value ->> '__classname__' = 'xcom_blob_backend.BlobReference', false)"
+_OWN = f"coalesce({sql.IS_BLOB_REFERENCE}, false)"
 
 _ROW_COLUMNS = "dag_id", "run_id", "task_id", "map_index", "key", "timestamp"
 
@@ -194,18 +194,31 @@ def row_reference(
 
 # -- some of them, generously ----------------------------------------------------------------------------------------
 
+#: What a name looks like to LIKE, which is quick to pass over what has nothing of this form.
+_LIKE_NAME = "%%-____-____-____-____________"
+#: A text without its closing quote and a suffix such as ``.gz``.
+_END = "left(t.text, CASE strpos(right(t.text, 9), '.') WHEN 0 THEN -1 ELSE strpos(right(t.text, 9), '.') - 10 END)"
 #: The names among ``%(names)s`` that occur in one table, each with what comes after it up to the next separator.
-#: LIKE is quick to pass over what has nothing of this form. What comes after a name may hold another name.
+#: What comes after a name may hold another name. Most texts are a single path with its only name at the end: to look
+#: just there is ten times as quick as a regular expression, and as good, since LIKE would see a name that ended before,
+#: and one that ended later would have to go across the suffix.
 _NAMES = """
 SELECT n.name, n.after
 FROM {table} x
-CROSS JOIN LATERAL regexp_matches({text}, '({pattern})(/[^/"\\s,;\\\\]*)?', 'gi') AS found
+CROSS JOIN LATERAL (SELECT {text} AS text OFFSET 0) t
+CROSS JOIN LATERAL (SELECT {end} AS path OFFSET 0) p
+CROSS JOIN LATERAL regexp_matches(t.text, '({pattern})(/[^/"\\s,;\\\\]*)?', 'gi') AS found
 CROSS JOIN LATERAL (
     SELECT lower((found)[1]) AS name, left((found)[2], 400) AS after
     UNION ALL
     SELECT lower((inside)[1]), NULL FROM regexp_matches((found)[2], '({pattern})', 'gi') AS inside
 ) n
-WHERE {text} {filter} AND n.name = ANY(%(names)s::text[])"""
+WHERE t.text LIKE '{like}%%'
+  AND CASE WHEN p.path LIKE '{like}' AND left(p.path, -1) NOT LIKE '{like}%%'
+           THEN lower(right(p.path, 36)) = ANY(%(names)s::text[])
+           ELSE EXISTS (SELECT FROM regexp_matches(t.text, '({pattern})', 'gi') AS held
+                        WHERE lower(held[1]) = ANY(%(names)s::text[])) END
+  AND n.name = ANY(%(names)s::text[])"""
 
 #: The same of names without dashes. In a longer row of such digits, as after the ``%2F`` of an encoded slash, a name
 #: can begin anywhere; but in one that is very long only near its ends, since between them it is no part of a path.
@@ -252,8 +265,7 @@ def _names_in(table: str, columns: Mapping[str, str], *, dashed: bool, hexed: bo
     table = table.replace("%", "%%")
     statements = []
     if dashed:
-        like = "LIKE '%%-____-____-____-____________%%'"
-        statements.append(_NAMES.format(table=table, text=text, pattern=UUID, filter=like))
+        statements.append(_NAMES.format(table=table, text=text, pattern=UUID, like=_LIKE_NAME, end=_END))
     if hexed:
         statements.append(_HEX_NAMES.format(table=table, text=text))
     return statements

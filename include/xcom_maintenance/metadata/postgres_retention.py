@@ -173,10 +173,20 @@ WHERE r.id = ANY(%(ids)s::int[]) AND ({_FINISHED[few_unfinished].format(run="r")
 LOCK_RUNS = "SELECT id FROM dag_run WHERE id = ANY(%(ids)s::int[]) ORDER BY id FOR SHARE"
 
 
-#: Every run, whether it is old, and the DAGs of which a young run is due before an old one.
-_AGES = """r AS NOT MATERIALIZED (
-    SELECT id, dag_id, run_id, coalesce(state, '') AS state, run_after,
-           created_at IS NULL OR created_at < %(horizon)s::timestamptz AS old
+#: Whether ``dag_run`` says when a run was made: Airflow 3.1 does not.
+KNOWS_CREATION = """SELECT count(*) > 0 FROM pg_attribute
+WHERE attrelid = to_regclass('dag_run') AND attname = 'created_at' AND NOT attisdropped"""
+
+
+def _ages(*, knows_creation: bool) -> str:
+    """Every run, whether it is old, and the DAGs of which a young run is due before an old one.
+
+    :param knows_creation: whether ``KNOWS_CREATION`` holds. Elsewhere every run is old: when it began says nothing of
+        its rows, for a run that is cleared begins once more and keeps those of the tasks that were not.
+    """
+    old = "created_at IS NULL OR created_at < %(horizon)s::timestamptz" if knows_creation else "true"
+    return f"""r AS NOT MATERIALIZED (
+    SELECT id, dag_id, run_id, coalesce(state, '') AS state, run_after, {old} AS old
     FROM dag_run
 ),
 d AS MATERIALIZED (
@@ -185,14 +195,14 @@ d AS MATERIALIZED (
 )"""
 
 
-def runs(*, few_unfinished: bool) -> str:
+def runs(*, few_unfinished: bool, knows_creation: bool) -> str:
     """Runs that may lose rows one by one, the others in numbers, by DAG.
 
     A run that was created after ``%(horizon)s`` counts as young. Of a DAG in which a young run is due before one that
     is not, such as one that is being backfilled, all come one by one: only the order says which are the newest.
     """
     return f"""
-WITH {_AGES},
+WITH {_ages(knows_creation=knows_creation)},
 {_busy_runs(few_unfinished=few_unfinished)}
 SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0)
 FROM r JOIN d USING (dag_id) LEFT JOIN busy USING (dag_id, run_id)
@@ -228,7 +238,7 @@ def _busy_runs(*, few_unfinished: bool) -> str:
 )"""
 
 
-def sample(scopes: Sequence[Scope], parameters: dict[str, Any], *, percent: float) -> str:
+def sample(scopes: Sequence[Scope], parameters: dict[str, Any], *, percent: float, knows_creation: bool) -> str:
     """The rows on some of the table's pages, by run; those of runs that ``runs`` gives in numbers by DAG."""
     bits = [
         f"CASE WHEN {scope_condition(scope, f'scope{i}', parameters)} THEN {1 << i} ELSE 0 END"
@@ -236,7 +246,7 @@ def sample(scopes: Sequence[Scope], parameters: dict[str, Any], *, percent: floa
     ]
     some = "" if percent >= 100 else " TABLESAMPLE SYSTEM (%(percent)s)"
     return f"""
-WITH {_AGES}
+WITH {_ages(knows_creation=knows_creation)}
 SELECT x.dag_id, CASE WHEN r.old OR d.mixed THEN r.id END AS run, r.state = ANY(%(run_states)s) AS finished,
        {" + ".join(bits) or "0"} AS scopes,
        count(*), coalesce(sum(pg_column_size(x.value)), 0)

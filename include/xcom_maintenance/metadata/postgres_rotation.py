@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from include.xcom_maintenance.core.rotation import Place, StoredRow
+from include.xcom_maintenance.core.records import ValuePlace
+from include.xcom_maintenance.core.seals import StoredRow
 from include.xcom_maintenance.metadata import postgres_sql as sql
 from include.xcom_maintenance.metadata.postgres_session import Session
 
@@ -20,36 +21,33 @@ _ROWS_AT_ONCE = 500
 _RUNS = "SELECT id FROM dag_run WHERE id > %(after)s ORDER BY id LIMIT %(limit)s"
 
 #: What the backend wrote instead of a value. Both are longer than this, and no smaller value has to be read.
-_OURS = """pg_column_size(x.value) > 100
-  AND {value} ->> '__classname__' IN ('xcom_blob_backend.BlobReference', 'xcom_blob_backend.SealedValue')"""
+_OURS = f"""pg_column_size(x.value) > 100
+  AND {{value}} ->> '__classname__' IN ({sql.BLOB_REFERENCE}, {sql.SEALED_VALUE})"""
 
 #: Of a sealed value its beginning: the longest header has 32 KB, which are 43,736 characters in base64.
-_START = """CASE WHEN {value} ->> '__classname__' = 'xcom_blob_backend.SealedValue'
-     THEN jsonb_build_object('__classname__', {value} ->> '__classname__', '__data__',
-                             jsonb_build_object('sealed', left({value} #>> '{{__data__,sealed}}', 43736)))
-     ELSE {value} END::text"""
+_START = f"""CASE WHEN {{value}} ->> '__classname__' = {sql.SEALED_VALUE}
+     THEN jsonb_build_object('__classname__', {{value}} ->> '__classname__', '__data__',
+                             jsonb_build_object('sealed', left({{value}} #>> '{{{{__data__,sealed}}}}', 43736)))
+     ELSE {{value}} END::text"""
 
 _OF_RUNS = f"""
-SELECT x.dag_run_id, x.task_id, x.map_index, x.key, x.dag_id, x.run_id, pg_column_size(x.value),
+SELECT {sql.PLACE}, pg_column_size(x.value),
        {_START.format(value="x.value")}
 FROM xcom x WHERE x.dag_run_id = ANY(%(runs)s) AND {_OURS.format(value="x.value")}"""
 
 _ASIDE = f"""
 SELECT {{dag_id}}, pg_column_size(x.value), {_START} FROM {{table}} x WHERE {_OURS}"""
 
-_AT = """
-SELECT x.dag_run_id, x.task_id, x.map_index, x.key, x.dag_id, x.run_id, pg_column_size(x.value), x.value::text
-FROM unnest(%(runs)s::int[], %(tasks)s::text[], %(maps)s::int[], %(keys)s::text[])
-     AS c(dag_run_id, task_id, map_index, key)
-JOIN xcom x ON x.dag_run_id = c.dag_run_id AND x.task_id = c.task_id AND x.map_index = c.map_index AND x.key = c.key
+_AT = f"""
+SELECT {sql.PLACE}, pg_column_size(x.value), x.value::text
+FROM {sql.ROWS_BY_KEY}
 WHERE x.value IS NOT NULL"""
 
 #: Waits for whoever is changing a row, then looks again: only what is still the same is replaced.
-_REPLACE = """
+_REPLACE = f"""
 UPDATE xcom x SET value = c.new::jsonb
-FROM unnest(%(runs)s::int[], %(tasks)s::text[], %(maps)s::int[], %(keys)s::text[], %(old)s::text[], %(new)s::text[])
-     WITH ORDINALITY AS c(dag_run_id, task_id, map_index, key, old, new, number)
-WHERE x.dag_run_id = c.dag_run_id AND x.task_id = c.task_id AND x.map_index = c.map_index AND x.key = c.key
+FROM {sql.BY_KEY.format(more=", %(old)s::text[], %(new)s::text[]", names=", old, new")}
+WHERE {sql.SAME_KEY}
   AND x.value = c.old::jsonb
 RETURNING c.number"""
 
@@ -72,10 +70,10 @@ def _aside(session: Session, table: str, value: str, columns: dict[str, str]) ->
     statement = _ASIDE.format(dag_id=dag_id, value=value, table=table.replace("%", "%%"))
     with closing(session.stream(statement, {}, fetch=_ROWS_AT_ONCE)) as found:  # type: ignore[type-var]
         for dag_id, size, text in found:
-            yield StoredRow(None, dag_id, "", size, text)
+            yield StoredRow(None, dag_id, size, text)
 
 
-def stored_rows_at(session: Session, places: Sequence[Place]) -> list[StoredRow]:
+def stored_rows_at(session: Session, places: Sequence[ValuePlace]) -> list[StoredRow]:
     """As ``MetadataStore.stored_rows_at``."""
     return [_row(found) for found in session.rows(_AT, sql.primary_keys(places))]
 
@@ -99,11 +97,12 @@ def replace_stored(session: Session, changes: Sequence[tuple[StoredRow, str]]) -
 
 
 def _row(found: Sequence[Any]) -> StoredRow:
-    *place, dag_id, run_id, size, text = found
-    return StoredRow(Place(*place), dag_id, run_id, size, text)
+    *columns, size, text = found
+    place = ValuePlace(*columns)
+    return StoredRow(place, place.dag_id, size, text)
 
 
-def _key_of(row: StoredRow) -> Place:
+def _key_of(row: StoredRow) -> ValuePlace:
     if row.place is None:
         raise ValueError("nothing is changed in a table that holds rows aside")
     return row.place

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+#: What this project's own backend writes instead of a value: an object around an address, or around the sealed value.
+BLOB_REFERENCE = "'xcom_blob_backend.BlobReference'"
+SEALED_VALUE = "'xcom_blob_backend.SealedValue'"
+
+IS_BLOB_REFERENCE = f"x.value ->> '__classname__' = {BLOB_REFERENCE}"
+
+#: A row ``x`` that one of our own probes wrote is nobody's value.
+IS_NO_CANARY = r"NOT x.key LIKE 'xcom\_maintenance\_canary\_%%'"
+
 #: The text of the value of a row ``x`` that can be a reference: NULL for any other.
-ADDRESS = """CASE WHEN jsonb_typeof(x.value) = 'string' THEN x.value #>> '{}'
-                WHEN x.value ->> '__classname__' = 'xcom_blob_backend.BlobReference'
-                THEN x.value #>> '{__data__,uri}' END"""
+ADDRESS = f"""CASE WHEN jsonb_typeof(x.value) = 'string' THEN x.value #>> '{{}}'
+                WHEN {IS_BLOB_REFERENCE}
+                THEN x.value #>> '{{__data__,uri}}' END"""
 
 #: A run that may still pull: {run} is an alias of dag_run.
 UNFINISHED = """({run}.state IS NULL OR NOT {run}.state = ANY(%(run_states)s) OR EXISTS (
@@ -79,7 +88,6 @@ REQUIRED_COLUMNS = {
         "state": "character varying",
         "logical_date": "timestamp with time zone",
         "run_after": "timestamp with time zone",
-        "created_at": "timestamp with time zone",
     },
     "task_instance": {
         "dag_id": "character varying",
@@ -104,6 +112,16 @@ KNOWN_REVISIONS = {
     "1d6611b6ab7c": "3.2",
     "d2f4e1b3c5a7": "3.3",
 }
+
+
+#: The columns of a ``ValuePlace``.
+PLACE = "x.dag_run_id, x.dag_id, x.run_id, x.task_id, x.map_index, x.key"
+
+#: Some rows by their primary keys, see ``primary_keys``; {more} columns of parameters, and their {names}.
+BY_KEY = """unnest(%(runs)s::int[], %(tasks)s::text[], %(maps)s::int[], %(keys)s::text[]{more})
+     WITH ORDINALITY AS c(dag_run_id, task_id, map_index, key{names}, number)"""
+SAME_KEY = "x.dag_run_id = c.dag_run_id AND x.task_id = c.task_id AND x.map_index = c.map_index AND x.key = c.key"
+ROWS_BY_KEY = f"{BY_KEY.format(more='', names='')}\nJOIN xcom x ON {SAME_KEY}"
 
 
 class _HasPrimaryKey(Protocol):

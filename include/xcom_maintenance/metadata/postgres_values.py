@@ -13,7 +13,7 @@ from typing import Any
 
 from include.xcom_maintenance.metadata.port import PushedValue, ValuePosition, ValueSpan
 from include.xcom_maintenance.metadata.postgres_session import Session
-from include.xcom_maintenance.metadata.postgres_sql import ADDRESS
+from include.xcom_maintenance.metadata.postgres_sql import ADDRESS, IS_NO_CANARY, ROWS_BY_KEY
 
 _RUNS_AT_ONCE = 200
 #: Of one statement that reads values: rows, and stored bytes.
@@ -26,9 +26,9 @@ SELECT id FROM dag_run
 WHERE id <= %(from_run)s AND (%(after)s::timestamptz IS NULL OR end_date IS NULL OR end_date >= %(after)s)
 ORDER BY id DESC LIMIT %(limit)s"""
 
-_IN_SPAN = """x.timestamp <= %(until)s AND (%(after)s::timestamptz IS NULL OR x.timestamp > %(after)s)
+_IN_SPAN = f"""x.timestamp <= %(until)s AND (%(after)s::timestamptz IS NULL OR x.timestamp > %(after)s)
   AND (x.dag_run_id < %(from_run)s OR %(before)s::timestamptz IS NULL OR x.timestamp < %(before)s)
-  AND x.value IS NOT NULL AND NOT x.key LIKE 'xcom\\_maintenance\\_canary\\_%%'"""
+  AND x.value IS NOT NULL AND {IS_NO_CANARY}"""
 
 _PLACES = f"""
 SELECT x.dag_run_id, x.dag_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value)
@@ -36,11 +36,9 @@ FROM xcom x WHERE x.dag_run_id = ANY(%(runs)s) AND {_IN_SPAN}
 ORDER BY x.dag_run_id DESC, x.timestamp DESC"""
 
 #: OFFSET 0 keeps the value from being read twice.
-_TEXTS = """
+_TEXTS = f"""
 SELECT c.number, CASE WHEN octet_length(t.text) <= %(max_bytes)s THEN t.text END
-FROM unnest(%(runs)s::int[], %(tasks)s::text[], %(maps)s::int[], %(keys)s::text[])
-     WITH ORDINALITY AS c(dag_run_id, task_id, map_index, key, number)
-JOIN xcom x ON x.dag_run_id = c.dag_run_id AND x.task_id = c.task_id AND x.map_index = c.map_index AND x.key = c.key
+FROM {ROWS_BY_KEY}
 CROSS JOIN LATERAL (SELECT x.value::text AS text OFFSET 0) t"""
 
 _COUNT = f"""

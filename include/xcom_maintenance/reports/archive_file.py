@@ -164,7 +164,7 @@ class _Readable:
     def read(self, size: int = -1) -> bytes:
         try:
             return self._raw.read(size)  # type: ignore[no-any-return]
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - every file system that fsspec knows raises its own errors
             raise StoreUnavailable(
                 f"The file {self._name} could not be read to its end: {type(error).__name__}",
                 setting="archive",

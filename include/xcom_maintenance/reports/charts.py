@@ -36,7 +36,7 @@ _SIZES = (_Size("wide", 1040, 40, 8, 10, 1.1), _Size("narrow", 350, 17, 3, 3, 1.
 def installed() -> bool:
     """Whether there is what draws."""
     try:
-        import pygal  # noqa: F401
+        import pygal  # noqa: F401 - only to see whether it is there
     except ImportError:  # the bundle was updated without its requirements
         return False
     return True

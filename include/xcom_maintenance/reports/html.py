@@ -101,8 +101,7 @@ def _chart(number: int, chart: Chart) -> dict[str, Any]:
     figures = _table(f"chart-{number}-figures", Table(chart.title, ["", *names], rows))
     for column in figures["columns"][1:]:
         column["number"] = True
-    # The library has escaped what is in its drawings.
-    drawn = [Markup(svg) for svg in drawings]  # noqa: S704
+    drawn = [Markup(svg) for svg in drawings]  # noqa: S704 - the library has escaped what is in its drawings
     legend = names[: charts.MAX_SERIES] if len(names) > 1 else []
     return {"chart": chart, "drawings": drawn, "legend": legend, "figures": figures}
 

@@ -66,8 +66,8 @@ def path_errors(path: ObjectStoragePath, verb: str, *, setting: str) -> Iterator
         yield
     except MaintenanceError:
         raise
-    except Exception as error:  # noqa: BLE001
-        # Every file system that fsspec knows raises its own errors; what they say may hold credentials.
+    except Exception as error:  # noqa: BLE001 - every file system that fsspec knows raises its own errors
+        # What they say may hold credentials.
         remedy = f"Set it to a place that exists and that the workers may write, such as {_examples(setting)}"
         if isinstance(error, ImportError):
             remedy = f"Install the package that knows {path.protocol}://, or set it to another place"

@@ -32,11 +32,6 @@ class BlobName:
     #: Of several blobs that share ``unique``: the name of the file after it. None if no two blobs share it.
     file: str | None = None
 
-    @property
-    def is_hex(self) -> bool:
-        """Whether the unique part is written without dashes."""
-        return "-" not in self.unique
-
     def is_meant_by(self, after: str | None) -> bool:
         """Whether a value that holds the unique part means this blob, and not certainly another one that shares it.
 

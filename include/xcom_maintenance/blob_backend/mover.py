@@ -10,8 +10,10 @@ from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
+from include.xcom_maintenance.blob_backend import coordinates
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
-from include.xcom_maintenance.core.offloading import ReadValue, ValuePlace
+from include.xcom_maintenance.core.offloading import ReadValue
+from include.xcom_maintenance.core.records import ValuePlace
 from include.xcom_maintenance.jobs.offload import Moved, ValueStays
 
 #: With types that plain JSON does not hold, so that a backend which hands on what it cannot read is found out.
@@ -65,7 +67,7 @@ class BlobBackend:
         with _errors():
             from xcom_blob_backend import moving
 
-            return moving.blob_bytes(value.text, _at(value.place))
+            return moving.blob_bytes(value.text, coordinates(value.place))
 
     def into_blob(self, value: ReadValue) -> Moved:
         with _errors():
@@ -73,7 +75,7 @@ class BlobBackend:
 
             if not moving.is_movable(value.place.key, json.loads(value.text)):
                 raise ValueStays("says where a value is, or is read by the scheduler")
-            return Moved(*moving.into_blob(value.text, _at(value.place)))
+            return Moved(*moving.into_blob(value.text, coordinates(value.place)))
 
     def into_row(self, value: ReadValue) -> Moved:
         with _errors():
@@ -82,7 +84,7 @@ class BlobBackend:
             row = json.loads(value.text)
             if not moving.is_reference(row):
                 raise ValueStays("is in its row already")
-            return Moved(*moving.into_row(row, _at(value.place)))
+            return Moved(*moving.into_row(row, coordinates(value.place)))
 
     def probe(self, direction: str, place: ValuePlace) -> None:
         try:
@@ -102,7 +104,7 @@ class BlobBackend:
         from airflow.sdk.bases.xcom import BaseXCom
         from xcom_blob_backend import moving, transfer
 
-        at = _at(place)._replace(key=_CANARY_KEY)
+        at = coordinates(place)._replace(key=_CANARY_KEY)
         blob = moving.into_blob(json.dumps(BaseXCom.serialize_value(_CANARY)), at)
         reference = json.loads(blob.text)
         try:
@@ -121,12 +123,6 @@ def active() -> BlobBackend:
     from airflow.sdk.execution_time.xcom import resolve_xcom_backend
 
     return BlobBackend(resolve_xcom_backend())
-
-
-def _at(place: ValuePlace) -> Any:
-    from xcom_blob_backend.header import Coordinates
-
-    return Coordinates(place.dag_id, place.run_id, place.task_id, place.key, place.map_index)
 
 
 @contextmanager

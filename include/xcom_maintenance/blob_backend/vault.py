@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from include.xcom_maintenance.blob_backend import coordinates
 from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
-from include.xcom_maintenance.core.rotation import Resealed, Seal, StoredRow, Trouble
+from include.xcom_maintenance.core.seals import Resealed, Seal, StoredRow, Trouble
 
 if TYPE_CHECKING:
     from xcom_blob_backend.errors import XComBlobError
@@ -85,14 +86,12 @@ class BackendVault:
     def _reseal(self, row: StoredRow) -> Resealed:
         from xcom_blob_backend import reseal
         from xcom_blob_backend.errors import BackendNotConfigured, XComBlobError
-        from xcom_blob_backend.header import Coordinates
         from xcom_blob_backend.reference import BlobReference
 
         if row.place is None:
             raise ValueError("nothing is changed in a table that holds rows aside")
-        at = Coordinates(row.dag_id, row.run_id, row.place.task_id, row.place.key, row.place.map_index)
         try:
-            found = reseal.reseal(json.loads(row.text), at)
+            found = reseal.reseal(json.loads(row.text), coordinates(row.place))
         except BackendNotConfigured:
             raise
         except XComBlobError as error:

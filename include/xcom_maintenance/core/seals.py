@@ -7,15 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The primary key of a row of the ``xcom`` table."""
-
-    dag_run_id: int
-    task_id: str
-    map_index: int
-    key: str
+from include.xcom_maintenance.core.records import ValuePlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +15,8 @@ class StoredRow:
     """A row that holds a reference of this project's own backend, or a value that it sealed. No value in ``repr``."""
 
     #: None: in a table that holds rows aside, where nothing is changed.
-    place: Place | None
+    place: ValuePlace | None
     dag_id: str
-    run_id: str
     stored_bytes: int
     #: What the row holds, as JSON; of a sealed value perhaps only the beginning.
     text: str = field(repr=False)

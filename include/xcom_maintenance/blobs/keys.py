@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice, takewhile
 
+from include.xcom_maintenance.core.orphans import in_byte_order
+
 
 def in_range(key: str, after: str | None, before: str | None) -> bool:
     """Whether a key lies from ``after`` on and before ``before``, in byte order, which is that of code points."""
@@ -24,14 +26,9 @@ def just_before(key: str) -> str:
     return key[:-1] + (f"{chr(ord(last) - 1)}~" if "!" < last <= "~" else "")
 
 
-def in_byte_order(keys: Iterable[str]) -> list[str]:
-    """As stores list them."""
-    return sorted(keys, key=lambda key: key.encode(errors="surrogateescape"))
-
-
 def by_folder(keys: Iterable[str], *, at_least: int) -> tuple[list[list[str]], list[str]]:
     """Keys in byte order, by the deepest folder in which so many of them lie together; and those without one."""
-    waiting = in_byte_order(keys)
+    waiting = sorted(keys, key=in_byte_order)
     folders: list[list[str]] = []
     scattered: list[str] = []
     at = 0

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from include.xcom_maintenance.blobs.canary import ATTEMPTS, CANARY, canary_key, honours_conditions, pause
-from include.xcom_maintenance.blobs.keys import by_folder, in_byte_order, just_before, shared_prefix
+from include.xcom_maintenance.blobs.keys import by_folder, just_before, shared_prefix
 from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
 from include.xcom_maintenance.blobs.s3_requests import (
     BUSY,
@@ -19,6 +19,7 @@ from include.xcom_maintenance.blobs.s3_requests import (
     is_missing,
     same,
 )
+from include.xcom_maintenance.core.orphans import in_byte_order
 from include.xcom_maintenance.core.records import Blob
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class S3Deletion:
             for there, left in threads.map(self._look_into, folders):
                 found |= there
                 scattered += left
-        waiting = in_byte_order(scattered)
+        waiting = sorted(scattered, key=in_byte_order)
         while waiting:
             there, covered = self._look_at_page(waiting)
             found |= there
@@ -183,8 +184,8 @@ class S3Deletion:
         )
         covered = len(keys)
         if page.token is not None:
-            end = page.blobs[-1].key.encode() if page.blobs else b""
-            covered = sum(key.encode(errors="surrogateescape") <= end for key in keys)
+            end = in_byte_order(page.blobs[-1].key) if page.blobs else ""
+            covered = sum(in_byte_order(key) <= end for key in keys)
         wanted = set(keys[:covered])
         return {blob.key: blob for blob in page.blobs if blob.key in wanted}, covered
 

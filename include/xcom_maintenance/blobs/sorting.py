@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import IO
 
+from include.xcom_maintenance.core.orphans import in_byte_order
 from include.xcom_maintenance.core.records import Blob
 
 #: Blobs that are sorted in memory: about 15 MB.
@@ -47,8 +48,8 @@ def _take(stream: Iterator[Blob], count: int) -> list[Blob]:
     return sorted(islice(stream, count), key=_order)
 
 
-def _order(blob: Blob) -> bytes:
-    return blob.key.encode(errors="surrogateescape")
+def _order(blob: Blob) -> str:
+    return in_byte_order(blob.key)
 
 
 def _merge(files: Iterable[IO[str]]) -> Iterator[Blob]:

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.growth import day_number
+from include.xcom_maintenance.core.orphans import in_byte_order
 from include.xcom_maintenance.core.records import RowReference
 from include.xcom_maintenance.core.sizes import class_of
 from include.xcom_maintenance.jobs.job import Job, Progress
@@ -93,15 +94,15 @@ class _Listing:
     """A sorted listing that is read along with sorted keys, until a budget is used up."""
 
     def __init__(self, blobs: BlobStore, most: int, seconds: float) -> None:
-        self._stream: Iterator[tuple[bytes, int]] = ((_bytes(blob.key), blob.size) for blob in blobs.list())
+        self._stream: Iterator[tuple[str, int]] = ((in_byte_order(blob.key), blob.size) for blob in blobs.list())
         self._left = most
         self._deadline = time.monotonic() + seconds
-        self._current: tuple[bytes, int] | None = None
+        self._current: tuple[str, int] | None = None
         self._ended = False
 
     def reaches(self, key: str) -> bool:
         """Whether the listing says if there is a blob of this key: it has come that far, or to its end."""
-        wanted = _bytes(key)
+        wanted = in_byte_order(key)
         while not self._ended and (self._current is None or self._current[0] < wanted):
             if self._left <= 0 or time.monotonic() > self._deadline:
                 return False
@@ -112,7 +113,7 @@ class _Listing:
 
     def size_of(self, key: str) -> int | None:
         """The size of a blob that the listing reaches; None if there is none."""
-        return self._current[1] if self._current is not None and self._current[0] == _bytes(key) else None
+        return self._current[1] if self._current is not None and self._current[0] == in_byte_order(key) else None
 
 
 class _Rest:
@@ -164,8 +165,3 @@ class _Rest:
 def _day(reference: RowReference, since: datetime) -> int | None:
     pushed = reference.timestamp
     return day_number(pushed) if pushed is not None and pushed >= since else None
-
-
-def _bytes(key: str) -> bytes:
-    """In the order in which stores list keys."""
-    return key.encode(errors="surrogateescape")

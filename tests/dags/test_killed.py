@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +17,10 @@ from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from include.xcom_maintenance.reports.archive import Archives
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.settings import Settings
-from tests.conftest import REPOSITORY, Database
+from tests.conftest import Database
 from tests.support.cleanups import Cleanup
 from tests.support.history import History
-from tests.support.interruptions import Killed, interrupted_at, kill, killed_at
+from tests.support.interruptions import Killed, interrupted_at, kill, killed_at, run_until_killed
 
 #: Every call that reads or changes something outside the process.
 CALLS = [
@@ -165,18 +162,7 @@ def test_no_real_kill_in_any_phase_loses_a_value(deployment: Deployment, phase: 
     before = deployment.values()
     database = deployment.database
     moment = "8" if phase == "delete_rows" else "3"
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, database.server.url(database.name), deployment.folder, phase, moment, "killed"],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    run_until_killed(SCRIPT, database.server.url(database.name), deployment.folder, phase, moment, "killed")
     deployment.cleanup("killed" if phase in {"plan", "delete_rows"} else "next").run()
     assert deployment.state() == expected
     assert before - deployment.values() <= deployment.archived()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,8 +22,9 @@ from include.xcom_maintenance.reports.ledger import Ledger
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.settings import Settings
 from local_stack.s3 import RcloneS3
-from tests.conftest import REPOSITORY, Database
+from tests.conftest import Database
 from tests.support.history import History, days_ago
+from tests.support.interruptions import run_until_killed
 from tests.support.reconciliations import Reconciliation
 
 ORPHANS = 10
@@ -89,18 +87,7 @@ class Deployment:
 
     def killed(self, phase: str, disposal: str, moment: int) -> None:
         url = self.database.server.url(self.database.name)
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, url, self.folder, self.reports, disposal, phase, str(moment)],
-            cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+        run_until_killed(SCRIPT, url, self.folder, self.reports, disposal, phase, moment)
 
     @property
     def place(self) -> ReportPlace:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 class Killed(BaseException):
@@ -51,3 +58,19 @@ def interrupted_at(
 def killed_at(moment: int, calls: Sequence[tuple[type, str]]) -> AbstractContextManager[Callable[[], int]]:
     """Kill before (odd moments) or after (even) the n-th of these calls; 0: never."""
     return interrupted_at(moment, calls, kill)
+
+
+def run_until_killed(script: str, *arguments: object) -> None:
+    """Run a script in a process of its own, which must end by a SIGKILL that it sends to itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]

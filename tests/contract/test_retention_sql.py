@@ -114,9 +114,7 @@ def _expected_runs(world: World, now: datetime, horizon_days: float | None) -> l
             young, old = [], runs
         if young:
             finished = [run for run in young if run.state_is_final]
-            expected.append(
-                YoungerRuns(dag_id, len(finished), sum(not r.finished for r in finished), len(young) - len(finished))
-            )
+            expected.append(YoungerRuns(dag_id, len(finished), len(young) - len(finished)))
         for run in sorted(old, key=lambda run: (run.due_days, -run.dag_run_id)):
             unfinished = sum(not WorldRun("", 0, "success", 0, 0, True, {("", 0): s}, ()).finished
                              for s in run.tasks.values())  # fmt: skip

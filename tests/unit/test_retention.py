@@ -163,7 +163,7 @@ def test_runs_beyond_the_horizon_lose_nothing_and_count_among_the_newest(
     mixed: list[Run | YoungerRuns] = []
     for dag_id in sorted({run.dag_id for run in runs}):
         states = [run.state in ("success", "failed") for run in young if run.dag_id == dag_id]
-        mixed.append(YoungerRuns(dag_id, sum(states), 0, len(states) - sum(states)))
+        mixed.append(YoungerRuns(dag_id, sum(states), len(states) - sum(states)))
         mixed += [run for run in runs if run.dag_id == dag_id and run not in young]
     found = {v.run.dag_run_id: v.parts for v in policy.judge(mixed) if isinstance(v, RunVerdict)}
     for verdict in judged(runs, rules):

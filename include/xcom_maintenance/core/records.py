@@ -30,8 +30,6 @@ class YoungerRuns:
     dag_id: str
     #: In a final state, whatever their tasks are in.
     finished: int
-    #: Of those: a task is in no final state.
-    with_unfinished_tasks: int
     unfinished: int
 
 

@@ -192,7 +192,7 @@ class PostgresMetadataStore:
         statement = retention.runs(few_unfinished=self._few_unfinished, knows_creation=self._knows_creation)
         for dag_id, number, run_id, state, run_after, unfinished in self._session.stream(statement, parameters):
             if number is None:
-                yield YoungerRuns(dag_id, int(run_id), int(state), unfinished)
+                yield YoungerRuns(dag_id, finished=int(run_id), unfinished=int(state))
             else:
                 yield Run(number, dag_id, run_id, state, run_after, unfinished)
 

@@ -209,9 +209,8 @@ FROM r JOIN d USING (dag_id) LEFT JOIN busy USING (dag_id, run_id)
 WHERE r.old OR d.mixed
 UNION ALL
 SELECT r.dag_id, NULL, count(*) FILTER (WHERE r.state = ANY(%(run_states)s))::text,
-       count(*) FILTER (WHERE r.state = ANY(%(run_states)s) AND busy.tasks IS NOT NULL)::text, NULL,
-       count(*) FILTER (WHERE NOT r.state = ANY(%(run_states)s))
-FROM r JOIN d USING (dag_id) LEFT JOIN busy USING (dag_id, run_id)
+       count(*) FILTER (WHERE NOT r.state = ANY(%(run_states)s))::text, NULL, NULL
+FROM r JOIN d USING (dag_id)
 WHERE NOT r.old AND NOT d.mixed
 GROUP BY r.dag_id
 ORDER BY 1, 5 DESC NULLS FIRST, 2 DESC"""

@@ -33,7 +33,7 @@ from tests.conftest import Database
 from tests.support.history import History, SeededRun
 from tests.support.reconciliations import Reconciliation
 
-SECONDS = 8.0
+SECONDS = 12.0
 GRACE = timedelta(seconds=3)
 #: A row follows its blob sooner than the grace period ends, or never: what takes longer died on the way.
 SLOWEST = timedelta(seconds=1)
@@ -119,13 +119,16 @@ def overwriting(scheduling: float) -> Callable[[Writer], None]:
                 )
             except FileExistsError:  # s3fs looks for a folder and then makes it, while blobs below it come and go
                 continue
+            # Some rows follow so late that nothing but the version of the blob lets a sweep leave it alone.
+            time.sleep(writer.chance.random() * SLOWEST.total_seconds() if writer.chance.random() < 0.5 else 0)
             writer.commit(key, str(path), value, begun)
         if scheduling:
             writer.state("success")
         for key in keys:
             if writer.chance.random() < 0.6:
                 writer.delete_row(key)
-        time.sleep(writer.chance.choice([0.05, GRACE.total_seconds() / 3]))
+        # For so long, at times, that the blobs left behind are taken for orphans: then they are written again.
+        time.sleep(writer.chance.choice([0.05, 1.5 * GRACE.total_seconds()]))
 
     return push_over
 
@@ -178,7 +181,7 @@ def test_no_live_blob_is_lost_beside_writers_that_push_anew_and_overwrite(
         return report.headline
 
     push_over = overwriting(0 if blobs.honours_conditions() else SCHEDULING)
-    rounds = [push_anew, push_anew, push_over, push_over]
+    rounds = [push_anew, push_anew, *[push_over] * 6]
     writers = [Writer(database, history.run("busy", n / 100), round_) for n, round_ in enumerate(rounds)]
     for writer in writers:
         writer.start()
@@ -199,7 +202,7 @@ def test_no_live_blob_is_lost_beside_writers_that_push_anew_and_overwrite(
         for writer in writers:
             writer.join()
     assert [writer.error for writer in writers] == [None] * len(writers)
-    assert all(writer.done["pushed"] >= SLOTS for writer in writers), [writer.done for writer in writers]
+    assert all(writer.done["pushed"] >= SLOTS // 2 for writer in writers), [writer.done for writer in writers]
     assert totals["orphans_quarantined"] > 0, totals
     assert totals["orphans_deleted"] > 0, totals
     assert totals["dangling_references"] == 0

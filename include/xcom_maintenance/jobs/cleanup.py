@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from operator import attrgetter
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.guard import CleanupFigures, CleanupLimits, judge_cleanup, judge_owner
-from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, RunRows, YoungerRuns
+from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, Run, RunRows, YoungerRuns
 from include.xcom_maintenance.core.retention import Part, Policy, RunVerdict
 from include.xcom_maintenance.jobs.batches import Batches
 from include.xcom_maintenance.jobs.job import Job, Progress, uncollected
@@ -38,8 +40,11 @@ def plan(job: Job) -> None:
         verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
         progress = Progress(job.log, "Runs judged")
         while some := list(islice(verdicts, _RUNS_AT_ONCE)):
+            losing, doomed = _doomed(some)
+            measured = job.metadata.measure(doomed) if doomed.dag_run_ids else []
             tally.take(sampling.result())
-            _plan_some(job, some, tally, batches, manifest)
+            tally.judged(some)
+            _plan_some(job, losing, doomed, measured, tally, batches, manifest)
             progress.add(len(some))
         tally.take(sampling.result())
         report.manifest = manifest.path
@@ -69,20 +74,24 @@ def policy_of(job: Job, now: datetime) -> Policy:
     return Policy(rules, now=now, tags=tags)
 
 
-def _plan_some(
-    job: Job, verdicts: list[RunVerdict | YoungerRuns], tally: Tally, batches: Batches, manifest: ManifestWriter
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Losing:
+    """The runs that may lose rows, by number, and by which parts of their verdicts, in the order of the cuts."""
+
+    runs: dict[int, Run]
+    parts: list[Part]
+
+
+def _doomed(verdicts: Sequence[RunVerdict | YoungerRuns]) -> tuple[_Losing, Doomed]:
     cuts: list[Cut] = []
     parts: list[Part] = []
     of_part: dict[int, int] = {}
     ids: list[int] = []
     which: list[int] = []
-    judged: dict[int, RunVerdict] = {}
+    runs: dict[int, Run] = {}
     for verdict in verdicts:
         if isinstance(verdict, YoungerRuns):
-            tally.younger(verdict)
             continue
-        tally.judged(verdict)
         for part in verdict.parts:
             if part.cut is None:
                 continue
@@ -92,12 +101,23 @@ def _plan_some(
                 cuts.append(part.cut)
             ids.append(verdict.run.dag_run_id)
             which.append(of_part[id(part)])
-            judged[verdict.run.dag_run_id] = verdict
-    doomed = Doomed(tuple(cuts), ids, which)
+            runs[verdict.run.dag_run_id] = verdict.run
+    return _Losing(runs, parts), Doomed(tuple(cuts), ids, which)
+
+
+def _plan_some(
+    job: Job,
+    losing: _Losing,
+    doomed: Doomed,
+    measured: Sequence[RunRows],
+    tally: Tally,
+    batches: Batches,
+    manifest: ManifestWriter,
+) -> None:
     # In the order in which the runs were made, which is about how their rows lie on disk.
-    measured = sorted(job.metadata.measure(doomed), key=attrgetter("dag_run_id")) if ids else []
+    measured = sorted(measured, key=attrgetter("dag_run_id"))
     for found in measured:
-        run, part = judged[found.dag_run_id].run, parts[found.which]
+        run, part = losing.runs[found.dag_run_id], losing.parts[found.which]
         tally.measured(part, run.dag_id, found)
         if found.rows:
             batches.add(run, part, rows=found.rows, size=found.bytes)
@@ -106,7 +126,7 @@ def _plan_some(
         _plan_blobs(job, job.blobs, _only_going(doomed, measured), tally, manifest)
 
 
-def _only_going(doomed: Doomed, measured: list[RunRows]) -> Doomed:
+def _only_going(doomed: Doomed, measured: Sequence[RunRows]) -> Doomed:
     going = [found for found in measured if found.rows]
     return Doomed(doomed.cuts, [found.dag_run_id for found in going], [found.which for found in going])
 

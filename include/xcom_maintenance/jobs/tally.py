@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,15 @@ class Tally:
         found.rows += rows
         found.bytes += size
 
-    def younger(self, runs: YoungerRuns) -> None:
+    def judged(self, verdicts: Iterable[RunVerdict | YoungerRuns]) -> None:
+        """Count runs; after ``take``."""
+        for verdict in verdicts:
+            if isinstance(verdict, YoungerRuns):
+                self._younger(verdict)
+            else:
+                self._judged(verdict)
+
+    def _younger(self, runs: YoungerRuns) -> None:
         """Count runs that are too young to lose a row."""
         self._runs_seen += runs.finished + runs.unfinished
         chain = self._policy.chain(runs.dag_id)
@@ -96,7 +105,7 @@ class Tally:
             self._dags_of_rule[None].add(runs.dag_id)
             self._add(self._staying, (runs.dag_id, None, Reason.NO_RULE), runs.finished + runs.unfinished, 0, 0)
 
-    def judged(self, verdict: RunVerdict) -> None:
+    def _judged(self, verdict: RunVerdict) -> None:
         """Count a run, and what the sample says about the rows of it that stay whatever their age."""
         run = verdict.run
         self._runs_seen += 1

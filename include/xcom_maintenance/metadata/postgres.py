@@ -202,10 +202,12 @@ class PostgresMetadataStore:
             yield Run(number, dag_id, *rest)
 
     def sample(self, scopes: Sequence[Scope], *, created_before: datetime | None = None) -> Sample:
-        [(pages,)] = self._session.rows("SELECT pg_relation_size('xcom') / current_setting('block_size')::int", {})
+        # Streamed for the connections of their own: a thread samples while others work.
+        pages_of_table = "SELECT pg_relation_size('xcom') / current_setting('block_size')::int"
+        [(pages,)] = self._session.stream(pages_of_table, {})
         percent = 100.0 if pages <= _SAMPLE_PAGES else 100.0 * _SAMPLE_PAGES / pages
         parameters = {**retention.STATES, "horizon": _horizon(created_before), "percent": percent}
-        found = self._session.rows(
+        found = self._session.stream(
             retention.sample(scopes, parameters, percent=percent, knows_creation=self._knows_creation), parameters
         )
         return Sample(

@@ -121,6 +121,8 @@ def overwriting(scheduling: float) -> Callable[[Writer], None]:
                 continue
             # Some rows follow so late that nothing but the version of the blob lets a sweep leave it alone.
             time.sleep(writer.chance.random() * SLOWEST.total_seconds() if writer.chance.random() < 0.5 else 0)
+            if key in writer.values:
+                writer.values[key] = value  # the row that is there means the new content from now on
             writer.commit(key, str(path), value, begun)
         if scheduling:
             writer.state("success")

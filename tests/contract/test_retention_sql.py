@@ -29,7 +29,8 @@ _globs = st.lists(st.one_of(_text, _sets, st.sampled_from("*?")), max_size=3).ma
 def _store(database: Database, *, few: bool) -> PostgresMetadataStore:
     store = database.store()
     store._few_unfinished = few
-    store._knows_creation = True
+    with database.connect() as connection:
+        store._knows_creation = has_column(connection, "dag_run", "created_at")
     return store
 
 

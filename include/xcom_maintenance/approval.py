@@ -36,7 +36,9 @@ class ApproveLargePlan(ApprovalOperator):  # type: ignore[misc]
         if question is None:
             log.info("This plan was approved before: nobody is asked again.")
             return None
-        self.subject, self.body, self.response_timeout = question
+        self.subject, self.body, timeout = question
+        # The first releases of the operator know no other limit than that of the task, and would wait for ever.
+        setattr(self, "response_timeout" if hasattr(self, "response_timeout") else "execution_timeout", timeout)
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed
 from include.xcom_maintenance.core.reference_formats import HEX as ANY_HEX
 from include.xcom_maintenance.core.reference_formats import KNOWN, layout
 from include.xcom_maintenance.metadata.port import MetadataStore, UnparsableReference
+from include.xcom_maintenance.metadata.postgres_sql import KNOWN_REVISIONS
 from tests.conftest import Database
 from tests.support.history import NOW, History, SeededRun, days_ago
 
@@ -29,7 +30,7 @@ def older_than(*runs: SeededRun, days: float = 7, keep_latest_value: bool = Fals
 def test_a_migrated_database_passes_the_check(store: MetadataStore) -> None:
     identity = store.check(may_delete=True, reads_references=True)
     assert identity.cluster.isdigit()
-    assert identity.schema_revision == "d2f4e1b3c5a7"
+    assert identity.schema_revision in KNOWN_REVISIONS
     assert abs(store.now() - NOW) < timedelta(hours=1)
 
 
@@ -475,6 +476,18 @@ def test_a_database_that_is_not_a_known_airflow_is_refused(
     history.connection.execute(statement)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=message):
         store.check(may_delete=False, reads_references=True)
+
+
+def test_no_schema_of_the_tested_airflow_is_missing_or_misnamed() -> None:
+    from airflow.utils.db import _REVISION_HEADS_MAP
+
+    since_3_1 = {
+        revision: version.removesuffix(".0")
+        for version, revision in _REVISION_HEADS_MAP.items()
+        if tuple(map(int, version.split("."))) >= (3, 1)
+    }
+    assert since_3_1
+    assert {revision: KNOWN_REVISIONS.get(revision) for revision in since_3_1} == since_3_1
 
 
 def test_a_revision_that_the_user_vouches_for_is_accepted(database: Database, history: History) -> None:

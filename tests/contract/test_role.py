@@ -14,7 +14,7 @@ from include.xcom_maintenance.core.records import Cut, Doomed
 from include.xcom_maintenance.metadata.postgres_sql import REQUIRED_COLUMNS
 from local_stack.postgres import ROLE, ROLE_FILE
 from tests.conftest import Database
-from tests.support.history import History, days_ago
+from tests.support.history import History, days_ago, has_column
 
 _TEXT = ROLE_FILE.read_text()
 #: (right, table) of every GRANT on a table that is not commented out.
@@ -97,6 +97,8 @@ def test_runs_can_be_locked_and_not_changed(role: psycopg.Connection[Any], histo
     ],
 )
 def test_the_role_may_not(role: psycopg.Connection[Any], statement: str) -> None:
+    if statement.endswith("task_state_store") and not has_column(role, "task_state_store", "value"):
+        pytest.skip("Airflow before 3.3 has no such table")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         role.execute(statement)
 

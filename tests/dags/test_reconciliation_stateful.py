@@ -41,6 +41,7 @@ from include.xcom_maintenance.reports import html
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.settings import Settings
 from tests.conftest import Database
+from tests.support.history import insert_dag
 from tests.support.interruptions import Killed, interrupted_at, killed_at
 from tests.support.reconciliations import PHASES, Reconciliation
 
@@ -180,11 +181,7 @@ class Machine(RuleBasedStateMachine):
     def new_run(self) -> None:
         run_id = f"r{self.world.uuid4().hex[:6]}"
         self.sql("INSERT INTO dag_bundle (name) VALUES ('tests') ON CONFLICT DO NOTHING")
-        self.sql(
-            """INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, timetable_type, partition_mapper_info,
-                                max_active_tasks, max_consecutive_failed_dag_runs, has_task_concurrency_limits)
-               VALUES ('d', false, false, 'tests', 'none', '{}', 16, 0, false) ON CONFLICT DO NOTHING"""
-        )
+        insert_dag(self.world.connection, "d")
         [(number,)] = self.sql(
             """INSERT INTO dag_run (dag_id, run_id, run_type, state, run_after)
                VALUES ('d', %s, 'manual', 'running', %s) RETURNING id""",

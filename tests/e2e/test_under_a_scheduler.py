@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY, TEMPLATE, Database
 from tests.dags.conftest import Bucket
 from tests.support.archive import archive_rows
 from tests.support.collectors import Otlp
-from tests.support.history import History
+from tests.support.history import History, has_column
 from tests.support.schema import valid
 
 pytestmark = pytest.mark.e2e
@@ -176,11 +176,12 @@ def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: De
         history.connection.execute(
             "UPDATE xcom SET timestamp = now() - interval '30 days' WHERE run_id = %s", (run_id,)
         )
-    history.connection.execute(
-        "UPDATE dag_run SET run_after = run_after - interval '30 days', created_at = created_at - interval '30 days'"
-        " WHERE dag_id = 'pushes' AND run_id <> %s",
-        (young,),
-    )
+    for column in ("run_after", "created_at"):
+        if has_column(history.connection, "dag_run", column):
+            history.connection.execute(
+                f"UPDATE dag_run SET {column} = {column} - interval '30 days' WHERE dag_id = 'pushes' AND run_id <> %s",
+                (young,),
+            )
     history.connection.execute(
         "UPDATE task_instance SET state = 'deferred' WHERE run_id = %s AND task_id = 'pull'", (unfinished,)
     )

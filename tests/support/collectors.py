@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from local_stack.processes import Stoppable
+from tests.support.versions import OTEL_BY_ITS_OWN_VARIABLES
 
 
 class Collector(Stoppable):
@@ -102,6 +103,12 @@ class Otlp(Collector):
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "OTEL_METRIC_EXPORT_INTERVAL": "5000",
         }
+        if not OTEL_BY_ITS_OWN_VARIABLES:
+            self.environment |= {
+                "AIRFLOW__METRICS__OTEL_HOST": "127.0.0.1",
+                "AIRFLOW__METRICS__OTEL_PORT": str(self._server.server_port),
+                "AIRFLOW__METRICS__OTEL_INTERVAL_MILLISECONDS": "5000",
+            }
 
     def stop(self) -> None:
         self._server.shutdown()

@@ -26,6 +26,35 @@ class SeededRun:
     dag_run_id: int
 
 
+def has_column(connection: psycopg.Connection[Any], table: str, column: str) -> bool:
+    """Whether the Airflow that is tested has this column: 3.1 lacks some."""
+    found = connection.execute(
+        "SELECT FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = %s AND NOT attisdropped",
+        (table, column),
+    )
+    return found.fetchone() is not None
+
+
+def insert_dag(connection: psycopg.Connection[Any], dag_id: str, *, next_dagrun: datetime | None = None) -> None:
+    """A DAG, unless it is there."""
+    row: dict[str, object] = {
+        "dag_id": dag_id,
+        "is_paused": False,
+        "is_stale": False,
+        "bundle_name": "tests",
+        "max_active_tasks": 16,
+        "max_consecutive_failed_dag_runs": 0,
+        "has_task_concurrency_limits": False,
+        "next_dagrun": next_dagrun,
+    }
+    newer = {"timetable_type": "none", "partition_mapper_info": "{}"}
+    row |= {name: value for name, value in newer.items() if has_column(connection, "dag", name)}
+    connection.execute(
+        f"""INSERT INTO dag ({", ".join(row)}) VALUES ({", ".join(["%s"] * len(row))}) ON CONFLICT DO NOTHING""",
+        list(row.values()),
+    )
+
+
 class History:
     """The tables of one Airflow, as far as XComs concern them."""
 
@@ -34,19 +63,7 @@ class History:
         connection.execute("INSERT INTO dag_bundle (name) VALUES ('tests') ON CONFLICT DO NOTHING")
 
     def dag(self, dag_id: str) -> None:
-        newer = {"timetable_type": "none", "partition_mapper_info": "{}"}  # in Airflow 3.1 there are no such columns
-        known = self.connection.execute(
-            "SELECT column_name FROM information_schema.columns WHERE table_name = 'dag' AND column_name = ANY(%s)",
-            (list(newer),),
-        ).fetchall()
-        more = {name: newer[name] for (name,) in known}
-        names = "".join(f", {name}" for name in more)
-        self.connection.execute(
-            f"""INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, max_active_tasks,
-                                 max_consecutive_failed_dag_runs, has_task_concurrency_limits{names})
-               VALUES (%s, false, false, 'tests', 16, 0, false{", %s" * len(more)}) ON CONFLICT DO NOTHING""",
-            (dag_id, *more.values()),
-        )
+        insert_dag(self.connection, dag_id)
 
     def run(
         self,

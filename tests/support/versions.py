@@ -9,9 +9,14 @@ from airflow.sdk.bases.xcom import BaseXCom
 try:
     from airflow.sdk import serde
     from airflow.sdk.observability.stats import Stats
+
+    #: Whether the destination of metrics is named by the variables of OpenTelemetry itself.
+    OTEL_BY_ITS_OWN_VARIABLES = True
 except ImportError:  # Airflow before 3.2
     from airflow.serialization import serde
     from airflow.stats import Stats
+
+    OTEL_BY_ITS_OWN_VARIABLES = False
 
 try:
     from airflow.serialization.stringify import stringify
@@ -35,4 +40,4 @@ def can_serialize(value: Any) -> bool:
     return True
 
 
-__all__ = ["HAS_ASYNC", "Stats", "can_serialize", "serde", "stringify"]
+__all__ = ["HAS_ASYNC", "OTEL_BY_ITS_OWN_VARIABLES", "Stats", "can_serialize", "serde", "stringify"]

@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
 from operator import attrgetter
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.guard import CleanupFigures, CleanupLimits, judge_cleanup, judge_owner
-from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, Run, RunRows, YoungerRuns
+from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, Run, RunRows, Sample, YoungerRuns
 from include.xcom_maintenance.core.retention import Part, Policy, RunVerdict
 from include.xcom_maintenance.jobs.batches import Batches
 from include.xcom_maintenance.jobs.job import Job, Progress, uncollected
@@ -40,11 +38,7 @@ def plan(job: Job) -> None:
         verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
         progress = Progress(job.log, "Runs judged")
         while some := list(islice(verdicts, _RUNS_AT_ONCE)):
-            losing, doomed = _doomed(some)
-            measured = job.metadata.measure(doomed) if doomed.dag_run_ids else []
-            tally.take(sampling.result())
-            tally.judged(some)
-            _plan_some(job, losing, doomed, measured, tally, batches, manifest)
+            _plan_some(job, some, sampling, tally, batches, manifest)
             progress.add(len(some))
         tally.take(sampling.result())
         report.manifest = manifest.path
@@ -74,15 +68,14 @@ def policy_of(job: Job, now: datetime) -> Policy:
     return Policy(rules, now=now, tags=tags)
 
 
-@dataclass(frozen=True, slots=True)
-class _Losing:
-    """The runs that may lose rows, by number, and by which parts of their verdicts, in the order of the cuts."""
-
-    runs: dict[int, Run]
-    parts: list[Part]
-
-
-def _doomed(verdicts: Sequence[RunVerdict | YoungerRuns]) -> tuple[_Losing, Doomed]:
+def _plan_some(
+    job: Job,
+    verdicts: list[RunVerdict | YoungerRuns],
+    sampling: Future[Sample],
+    tally: Tally,
+    batches: Batches,
+    manifest: ManifestWriter,
+) -> None:
     cuts: list[Cut] = []
     parts: list[Part] = []
     of_part: dict[int, int] = {}
@@ -102,22 +95,13 @@ def _doomed(verdicts: Sequence[RunVerdict | YoungerRuns]) -> tuple[_Losing, Doom
             ids.append(verdict.run.dag_run_id)
             which.append(of_part[id(part)])
             runs[verdict.run.dag_run_id] = verdict.run
-    return _Losing(runs, parts), Doomed(tuple(cuts), ids, which)
-
-
-def _plan_some(
-    job: Job,
-    losing: _Losing,
-    doomed: Doomed,
-    measured: Sequence[RunRows],
-    tally: Tally,
-    batches: Batches,
-    manifest: ManifestWriter,
-) -> None:
+    doomed = Doomed(tuple(cuts), ids, which)
     # In the order in which the runs were made, which is about how their rows lie on disk.
-    measured = sorted(measured, key=attrgetter("dag_run_id"))
+    measured = sorted(job.metadata.measure(doomed), key=attrgetter("dag_run_id")) if ids else []
+    tally.take(sampling.result())  # which was taken meanwhile
+    tally.judged(verdicts)
     for found in measured:
-        run, part = losing.runs[found.dag_run_id], losing.parts[found.which]
+        run, part = runs[found.dag_run_id], parts[found.which]
         tally.measured(part, run.dag_id, found)
         if found.rows:
             batches.add(run, part, rows=found.rows, size=found.bytes)
@@ -126,7 +110,7 @@ def _plan_some(
         _plan_blobs(job, job.blobs, _only_going(doomed, measured), tally, manifest)
 
 
-def _only_going(doomed: Doomed, measured: Sequence[RunRows]) -> Doomed:
+def _only_going(doomed: Doomed, measured: list[RunRows]) -> Doomed:
     going = [found for found in measured if found.rows]
     return Doomed(doomed.cuts, [found.dag_run_id for found in going], [found.which for found in going])
 

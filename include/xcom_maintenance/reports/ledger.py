@@ -91,7 +91,7 @@ class Ledger:
 
     def add(self, blob: Blob) -> None:
         """Write down that a blob is gone that was to go."""
-        assert self._list is not None  # noqa: S101
+        assert self._list is not None  # noqa: S101 - whatever goes was intended first
         line = self._line(blob)
         self._list.add(**line)
         self.blobs[line["kind"]] += 1

@@ -50,7 +50,7 @@ class Run:
     def job(self) -> Iterator[Job]:
         """What each task makes for itself: a connection of its own, checked."""
         with PostgresMetadataStore(
-            lambda: psycopg.connect(self.url),
+            lambda: psycopg.connect(self.url, prepare_threshold=None),  # as the tasks connect
             setting="metadata_conn_id",
             lock_timeout=self.settings.lock_timeout_seconds,
             statement_timeout=self.settings.statement_timeout_seconds,

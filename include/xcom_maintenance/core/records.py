@@ -1,16 +1,18 @@
-"""What flows between the floors: small frozen records."""
+"""What flows between the floors: small frozen records.
+
+Those that come by the thousand are named tuples, which are made four times as fast as frozen dataclasses.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """A DAG run as retention sees it."""
 
     dag_run_id: int
@@ -100,12 +102,19 @@ class Doomed:
 
     def without(self, dag_run_ids: Collection[int]) -> Doomed:
         """The same less some runs."""
-        kept = [i for i, dag_run_id in enumerate(self.dag_run_ids) if dag_run_id not in dag_run_ids]
-        return Doomed(self.cuts, [self.dag_run_ids[i] for i in kept], [self.which[i] for i in kept])
+        return self._some([i for i, dag_run_id in enumerate(self.dag_run_ids) if dag_run_id not in dag_run_ids])
+
+    def pieces(self, size: int) -> Iterator[Doomed]:
+        """The same in pieces of at most ``size`` entries, in the order of the runs; none for nothing."""
+        order = sorted(range(len(self.dag_run_ids)), key=self.dag_run_ids.__getitem__)
+        for start in range(0, len(order), size):
+            yield self._some(order[start : start + size])
+
+    def _some(self, positions: Sequence[int]) -> Doomed:
+        return Doomed(self.cuts, [self.dag_run_ids[i] for i in positions], [self.which[i] for i in positions])
 
 
-@dataclass(frozen=True, slots=True)
-class RunRows:
+class RunRows(NamedTuple):
     """Rows of a run that a cut speaks about, in number and in stored bytes."""
 
     dag_run_id: int
@@ -122,8 +131,7 @@ class RunRows:
     latest_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SampledRows:
+class SampledRows(NamedTuple):
     """Rows seen in a sample of the table; all of one run, or of the younger runs of one DAG."""
 
     dag_id: str
@@ -144,9 +152,6 @@ class Sample:
     #: Of the table that was looked at, in (0, 1]; 1 means that the figures are exact.
     share: float
     groups: Sequence[SampledRows]
-
-
-# These two are made by the million, and a named tuple is made four times as fast as a frozen dataclass.
 
 
 class RowReference(NamedTuple):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import groupby
+from typing import NamedTuple
 
 from include.xcom_maintenance.core.records import Cut, Run, Scope, Selection, YoungerRuns, matches_any
 
@@ -115,8 +116,7 @@ class Part:
     cut: Cut | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RunVerdict:
+class RunVerdict(NamedTuple):
     """What the policy says about one run: a part for each rule that speaks about some of its rows."""
 
     run: Run

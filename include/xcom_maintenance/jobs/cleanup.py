@@ -8,11 +8,10 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
-from operator import attrgetter
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.guard import CleanupFigures, CleanupLimits, judge_cleanup, judge_owner
-from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, Run, RunRows, Sample, YoungerRuns
+from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, Run, Sample, YoungerRuns
 from include.xcom_maintenance.core.retention import Part, Policy, RunVerdict
 from include.xcom_maintenance.jobs.batches import Batches
 from include.xcom_maintenance.jobs.job import Job, Progress, uncollected
@@ -96,23 +95,21 @@ def _plan_some(
             which.append(of_part[id(part)])
             runs[verdict.run.dag_run_id] = verdict.run
     doomed = Doomed(tuple(cuts), ids, which)
+    going_ids: list[int] = []
+    going_which: list[int] = []
     # In the order in which the runs were made, which is about how their rows lie on disk.
-    measured = sorted(job.metadata.measure(doomed), key=attrgetter("dag_run_id")) if ids else []
-    tally.take(sampling.result())  # which was taken meanwhile
-    tally.judged(verdicts)
-    for found in measured:
+    for found in job.metadata.measure(doomed):
         run, part = runs[found.dag_run_id], parts[found.which]
         tally.measured(part, run.dag_id, found)
         if found.rows:
             batches.add(run, part, rows=found.rows, size=found.bytes)
+            going_ids.append(found.dag_run_id)
+            going_which.append(found.which)
     batches.flush()
-    if job.blobs is not None and any(found.rows for found in measured):
-        _plan_blobs(job, job.blobs, _only_going(doomed, measured), tally, manifest)
-
-
-def _only_going(doomed: Doomed, measured: list[RunRows]) -> Doomed:
-    going = [found for found in measured if found.rows]
-    return Doomed(doomed.cuts, [found.dag_run_id for found in going], [found.which for found in going])
+    tally.take(sampling.result())  # which was taken meanwhile
+    tally.judged(verdicts)
+    if job.blobs is not None and going_ids:
+        _plan_blobs(job, job.blobs, Doomed(doomed.cuts, going_ids, going_which), tally, manifest)
 
 
 def _plan_blobs(job: Job, blobs: BlobStore, doomed: Doomed, tally: Tally, manifest: ManifestWriter) -> None:

@@ -149,8 +149,8 @@ class MetadataStore(Protocol):
         :param created_before: rows of runs that were created later come by DAG.
         """
 
-    def measure(self, doomed: Doomed) -> list[RunRows]:
-        """What ``delete`` would take now and what it would leave, run by run; runs without rows are left out."""
+    def measure(self, doomed: Doomed) -> Iterator[RunRows]:
+        """What ``delete`` would take now and what it would leave, ordered by run; runs without rows are left out."""
 
     def doomed_references(self, doomed: Doomed, base: BasePath) -> Iterator[RowReference]:
         """References to blobs below ``base`` that are the whole value of a row that ``delete`` would take now."""

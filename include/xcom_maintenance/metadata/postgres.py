@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
@@ -52,10 +52,10 @@ from include.xcom_maintenance.metadata.port import (
     UnparsableReference,
     ValueSpan,
 )
-from include.xcom_maintenance.metadata.postgres_session import BY_INDEX, Session, copy_out
+from include.xcom_maintenance.metadata.postgres_session import BY_INDEX, IN_PAGE_ORDER, Session, copy_out
 
-#: Pages that a sample of the table reads: 64 MB.
-_SAMPLE_PAGES = 8_192
+#: Runs that are measured by one query.
+_MEASURED_AT_ONCE = 4_000
 
 
 class PostgresMetadataStore:
@@ -129,6 +129,7 @@ class PostgresMetadataStore:
             )
         wanted = {"DELETE": may_delete, "INSERT": may_insert, "UPDATE (value)": may_update}
         rights = [right for right, needed in wanted.items() if needed]
+        self._knows_creation = "created_at" in columns["dag_run"]
         self._check_rights(rights, reads_references=reads_references)
         return self._identity()
 
@@ -159,7 +160,6 @@ class PostgresMetadataStore:
         lockable = self._session.rows("SELECT has_any_column_privilege('dag_run', 'UPDATE')", {})[0][0]
         self._may_lock_runs = bool(lockable)
         self._few_unfinished = bool(self._session.rows(retention.FEW_UNFINISHED)[0][0])
-        self._knows_creation = bool(self._session.rows(retention.KNOWS_CREATION)[0][0])
 
     def _identity(self) -> DatabaseIdentity:
         [(cluster, database)] = self._session.rows(
@@ -198,32 +198,31 @@ class PostgresMetadataStore:
 
     def newest_finished_runs(self, count: int) -> Iterator[Run]:
         statement = retention.newest_finished_runs(few_unfinished=self._few_unfinished)
-        for dag_id, number, *rest in self._session.stream(statement, {**retention.STATES, "count": count}):
+        for dag_id, number, *rest in self._session.rows(statement, {**retention.STATES, "count": count}):
             yield Run(number, dag_id, *rest)
 
     def sample(self, scopes: Sequence[Scope], *, created_before: datetime | None = None) -> Sample:
-        # Streamed for the connections of their own: a thread samples while others work.
-        pages_of_table = "SELECT pg_relation_size('xcom') / current_setting('block_size')::int"
-        [(pages,)] = self._session.stream(pages_of_table, {})
-        percent = 100.0 if pages <= _SAMPLE_PAGES else 100.0 * _SAMPLE_PAGES / pages
-        parameters = {**retention.STATES, "horizon": _horizon(created_before), "percent": percent}
-        found = self._session.stream(
-            retention.sample(scopes, parameters, percent=percent, knows_creation=self._knows_creation), parameters
-        )
+        statement, parameters = retention.sample(scopes, knows_creation=self._knows_creation)
+        # Streamed for the connection of its own: a thread samples while others work.
+        found = list(self._session.stream(statement, {**parameters, "horizon": _horizon(created_before)}))
+        share = float(found[0][0]) / 100 if found else 1.0
         return Sample(
-            percent / 100, [SampledRows(dag, run, done, bits, n, int(size)) for dag, run, done, bits, n, size in found]
+            share, [SampledRows(dag, run, done, bits, n, int(size)) for _, dag, run, done, bits, n, size in found]
         )
 
-    def measure(self, doomed: Doomed) -> list[RunRows]:
-        return [
-            RunRows(dag_run_id, which, *figures)
-            for which, wanted in self._retention(doomed)
-            for dag_run_id, *figures in self._session.rows(wanted.measure, wanted.parameters, by_index=True)
-        ]
+    def measure(self, doomed: Doomed) -> Iterator[RunRows]:
+        # To find the latest values is a look at all rows of a DAG, which is done once.
+        once = any(cut.keep_latest_value for cut in doomed.cuts)
+        pieces = [self._retention(piece) for piece in ([doomed] if once else doomed.pieces(_MEASURED_AT_ONCE))]
+        queries = [(wanted.measure, wanted.parameters, wanted.access) for piece in pieces for _, wanted in piece]
+        with closing(self._session.side_by_side(queries)) as answers:
+            for piece in pieces:
+                found = [_run_rows(run, which, *rest) for which, _ in piece for run, *rest in next(answers)]
+                yield from sorted(found)
 
     def doomed_references(self, doomed: Doomed, base: BasePath) -> Iterator[RowReference]:
         found_in_cuts = (
-            self._session.stream(wanted.references, {**wanted.parameters, "marker": base.marker}, by_index=True)
+            self._session.stream(wanted.references, {**wanted.parameters, "marker": base.marker}, access=wanted.access)
             for _, wanted in self._retention(doomed)
         )
         for *place, size, text in chain.from_iterable(found_in_cuts):
@@ -259,10 +258,12 @@ class PostgresMetadataStore:
         :raises CameToLifeError: if a run of the batch did while the statement ran; nothing was deleted then.
         """
         wanted = [statements for _, statements in self._retention(doomed)]
+        # A limited scan ends early, so it must not look for all places before it begins.
+        in_page_order = limit is None and all(statements.access == IN_PAGE_ORDER for statements in wanted)
         runs = {**retention.STATES, "ids": retention.array(sorted(set(doomed.dag_run_ids)))}
 
         def work(cursor: Any) -> Deleted:
-            cursor.execute(BY_INDEX)
+            cursor.execute(IN_PAGE_ORDER if in_page_order else BY_INDEX)
             if self._may_lock_runs:
                 cursor.execute(retention.LOCK_RUNS, runs)
             if archive is None:
@@ -508,6 +509,13 @@ def _delete_each(
         left = None if limit is None else limit - rows
         rows += execute(statement, {**cut.parameters, "limit": left})
     return Deleted(rows)
+
+
+def _run_rows(
+    dag_run_id: int, which: int, rows: int, size: int, going: int, going_size: int, latest: int, latest_size: int
+) -> RunRows:
+    younger, younger_size = rows - going - latest, size - going_size - latest_size
+    return RunRows(dag_run_id, which, going, going_size, younger, younger_size, latest, latest_size)
 
 
 def _affected(cursor: Any, statement: str, parameters: Mapping[str, Any]) -> int:

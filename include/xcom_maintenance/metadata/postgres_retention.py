@@ -12,6 +12,7 @@ from typing import Any
 
 from include.xcom_maintenance.core.records import Cut, Scope, Selection
 from include.xcom_maintenance.core.retention import FINISHED_RUN_STATES, FINISHED_TASK_STATES
+from include.xcom_maintenance.metadata.postgres_session import BY_INDEX, IN_PAGE_ORDER
 from include.xcom_maintenance.metadata.postgres_sql import ADDRESS, UNFINISHED
 
 #: Every state but the final ones, as ranges between them: the index on the state finds the few tasks there are, where
@@ -94,13 +95,15 @@ class Retention:
         self._kept = _KEPT if cut.keep_latest_value else "false"
         #: An array as Postgres writes it is quicker than to adapt each number.
         self.parameters: dict[str, Any] = {**STATES, "ids": array(runs), "cutoff": cut.cutoff}
+        #: How to get at the rows.
+        self.access = BY_INDEX if cut.keep_latest_value else IN_PAGE_ORDER
+        self._unfinished = unfinished(few_unfinished=few_unfinished)
         # The ids themselves, and not a join with the runs: to look them all up by one index scan costs a fifth less.
-        self._of_runs = f"""x.dag_run_id = ANY(%(ids)s::int[])
-  AND NOT x.dag_run_id = ANY(ARRAY({unfinished(few_unfinished=few_unfinished)}))
-  AND {self._selected(cut.selection)}"""
-        self._doomed = f"{self._of_runs} AND x.timestamp < %(cutoff)s AND NOT {self._kept}"
+        self._selected = f"x.dag_run_id = ANY(%(ids)s::int[]) AND {self._chosen(cut.selection)}"
+        self._finished = f"{self._selected} AND NOT x.dag_run_id = ANY(ARRAY({self._unfinished}))"
+        self._doomed = f"x.timestamp < %(cutoff)s AND NOT {self._kept}"
 
-    def _selected(self, selection: Selection | None) -> str:
+    def _chosen(self, selection: Selection | None) -> str:
         if selection is None:
             return "true"
         scopes = [scope_condition(selection.scope, "scope", self.parameters)]
@@ -110,14 +113,15 @@ class Retention:
 
     @property
     def measure(self) -> str:
-        """What goes, and what stays of the same runs, and why: the run, then rows and bytes of each."""
-        young, size = "x.timestamp >= %(cutoff)s", "pg_column_size(x.value)"
-        parts = {"goes": f"NOT {young} AND NOT {self._kept}", "young": young, "kept": f"NOT {young} AND {self._kept}"}
-        sums = ", ".join(
-            f"count(*) FILTER (WHERE {which}), coalesce(sum({size}) FILTER (WHERE {which}), 0)"
-            for which in parts.values()
-        )
-        return f"{self._with} SELECT x.dag_run_id, {sums} FROM xcom x WHERE {self._of_runs} GROUP BY x.dag_run_id"
+        """Of each run, rows and bytes in all, of those that go, and of those that stay as the latest of their key."""
+        size = "pg_column_size(x.value)"
+        sums = ["count(*)", f"coalesce(sum({size}), 0)"]
+        for which in (f"{self._doomed}", f"x.timestamp < %(cutoff)s AND {self._kept}"):
+            sums += [f"count(*) FILTER (WHERE {which})", f"coalesce(sum({size}) FILTER (WHERE {which}), 0)"]
+        if not self._with:
+            sums[-2:] = ["0", "0"]
+        return f"""{self._with} SELECT x.dag_run_id, {", ".join(sums)}
+FROM xcom x WHERE {self._finished} GROUP BY x.dag_run_id"""
 
     @property
     def references(self) -> str:
@@ -127,19 +131,23 @@ class Retention:
         return f"""{self._with}
 SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), {ADDRESS}
 FROM xcom x
-WHERE {self._doomed} AND CASE WHEN pg_column_size(x.value) <= 1500 THEN position(%(marker)s IN {ADDRESS}) > 0 END"""
+WHERE {self._finished} AND {self._doomed}
+  AND CASE WHEN pg_column_size(x.value) <= 1500 THEN position(%(marker)s IN {ADDRESS}) > 0 END"""
 
     def delete(self, *, limited: bool, returning: str | None = None) -> str:
-        """The delete; limited to ``%(limit)s`` rows, for a run with more than one transaction may delete.
+        """The delete, which takes nothing at all if one of the runs is not finished.
 
+        :param limited: to ``%(limit)s`` rows, for a run with more than one transaction may delete.
         :param returning: of the rows ``x``.
         """
         end = f" RETURNING {returning}" if returning else ""
+        # Asked once, and not of every row.
+        condition = f"NOT EXISTS ({self._unfinished}) AND {self._selected} AND {self._doomed}"
         if not limited:
-            return f"{self._with} DELETE FROM xcom x WHERE {self._doomed}{end}"
+            return f"{self._with} DELETE FROM xcom x WHERE {condition}{end}"
         # Choosing the rows first costs half as much again. The cutoff once more: a row that was written anew while the
         # delete waited for it is looked at again, but not its place.
-        doomed = f"doomed AS (SELECT x.ctid AS place FROM xcom x WHERE {self._doomed} LIMIT %(limit)s)"
+        doomed = f"doomed AS (SELECT x.ctid AS place FROM xcom x WHERE {condition} LIMIT %(limit)s)"
         return f"""{self._with + "," if self._with else "WITH"} {doomed}
 DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place AND x.timestamp < %(cutoff)s{end}"""
 
@@ -173,16 +181,12 @@ WHERE r.id = ANY(%(ids)s::int[]) AND ({_FINISHED[few_unfinished].format(run="r")
 LOCK_RUNS = "SELECT id FROM dag_run WHERE id = ANY(%(ids)s::int[]) ORDER BY id FOR SHARE"
 
 
-#: Whether ``dag_run`` says when a run was made: Airflow 3.1 does not.
-KNOWS_CREATION = """SELECT count(*) > 0 FROM pg_attribute
-WHERE attrelid = to_regclass('dag_run') AND attname = 'created_at' AND NOT attisdropped"""
-
-
 def _ages(*, knows_creation: bool) -> str:
     """Every run, whether it is old, and the DAGs of which a young run is due before an old one.
 
-    :param knows_creation: whether ``KNOWS_CREATION`` holds. Elsewhere every run is old: when it began says nothing of
-        its rows, for a run that is cleared begins once more and keeps those of the tasks that were not.
+    :param knows_creation: whether ``dag_run`` says when a run was made, as it does since Airflow 3.2. Elsewhere every
+        run is old: when it began says nothing of its rows, for a run that is cleared begins once more and keeps those
+        of the tasks that were not.
     """
     old = "created_at IS NULL OR created_at < %(horizon)s::timestamptz" if knows_creation else "true"
     return f"""r AS NOT MATERIALIZED (
@@ -237,20 +241,28 @@ def _busy_runs(*, few_unfinished: bool) -> str:
 )"""
 
 
-def sample(scopes: Sequence[Scope], parameters: dict[str, Any], *, percent: float, knows_creation: bool) -> str:
-    """The rows on some of the table's pages, by run; those of runs that ``runs`` gives in numbers by DAG."""
+#: Of the table's pages as many as are 64 MB, in percent; 100 for a smaller table.
+_SAMPLED = "least(100, 100.0 * 64 * 1024 * 1024 / greatest(1, pg_relation_size('xcom')))"
+
+
+def sample(scopes: Sequence[Scope], *, knows_creation: bool) -> tuple[str, dict[str, Any]]:
+    """The rows on some of the table's pages, by run; those of runs that ``runs`` gives in numbers by DAG.
+
+    A statement and its parameters but for ``%(horizon)s``; how many percent of the pages it was comes with each group.
+    """
+    parameters: dict[str, Any] = {**STATES}
     bits = [
         f"CASE WHEN {scope_condition(scope, f'scope{i}', parameters)} THEN {1 << i} ELSE 0 END"
         for i, scope in enumerate(scopes)
     ]
-    some = "" if percent >= 100 else " TABLESAMPLE SYSTEM (%(percent)s)"
-    return f"""
+    statement = f"""
 WITH {_ages(knows_creation=knows_creation)}
-SELECT x.dag_id, CASE WHEN r.old OR d.mixed THEN r.id END AS run, r.state = ANY(%(run_states)s) AS finished,
-       {" + ".join(bits) or "0"} AS scopes,
+SELECT {_SAMPLED}, x.dag_id, CASE WHEN r.old OR d.mixed THEN r.id END AS run,
+       r.state = ANY(%(run_states)s) AS finished, {" + ".join(bits) or "0"} AS scopes,
        count(*), coalesce(sum(pg_column_size(x.value)), 0)
-FROM xcom x{some} JOIN r ON r.id = x.dag_run_id JOIN d ON d.dag_id = r.dag_id
-GROUP BY 1, 2, 3, 4"""
+FROM xcom x TABLESAMPLE SYSTEM ({_SAMPLED}) JOIN r ON r.id = x.dag_run_id JOIN d ON d.dag_id = r.dag_id
+GROUP BY 2, 3, 4, 5"""
+    return statement, parameters
 
 
 def scope_condition(scope: Scope, name: str, parameters: dict[str, Any]) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from copy import copy
 from typing import Any, TypeVar
 
 import tenacity
@@ -30,9 +32,15 @@ _SET_LOCALLY = """SELECT set_config('work_mem', '64MB', true), set_config('synch
 _STATUS = """SELECT CASE WHEN pg_current_xact_id() > %(id)s::xid8 THEN pg_xact_status(%(id)s::xid8) END"""
 
 
-#: For statements about some runs. The planner takes the rows of a run to be scattered all over the table, and would
-#: rather read all of it; they lie together, as they were pushed, and the work must not grow with the table.
+#: How to get at the rows of some runs. The planner takes them to be scattered all over the table, and would rather read
+#: all of it; they lie together, as they were pushed, and the work must not grow with the table.
 BY_INDEX = "SET LOCAL enable_seqscan = off"
+#: The same, where all rows are wanted that the index finds: each page is looked at once, in the order of the disk. Not
+#: by a parallel query, whose processes come and go, and take longer to find their way about the buffers than they save.
+IN_PAGE_ORDER = """SELECT set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true),
+    set_config('max_parallel_workers_per_gather', '0', true)"""
+#: Queries at a time, where there are many.
+_LANES = 2
 
 
 class Session:
@@ -71,15 +79,17 @@ class Session:
                 self._connection.close()
             self._connection = None
 
-    def rows(self, statement: str, parameters: Mapping[str, Any] | None = None, *, by_index: bool = False) -> list[Any]:
+    def rows(
+        self, statement: str, parameters: Mapping[str, Any] | None = None, *, access: str | None = None
+    ) -> list[Any]:
         """All rows of a query.
 
-        :param by_index: see ``BY_INDEX``.
+        :param access: ``BY_INDEX`` or ``IN_PAGE_ORDER``; None: as the planner likes.
         """
 
         def query(cursor: Any) -> list[Any]:
-            if by_index:
-                cursor.execute(BY_INDEX)
+            if access is not None:
+                cursor.execute(access)
             cursor.execute(statement, parameters or {})
             return list(cursor.fetchall())
 
@@ -87,6 +97,39 @@ class Session:
             with attempt, self.transaction() as cursor:
                 return query(cursor)
         raise AssertionError("the attempts end with a result or an error")
+
+    def side_by_side(self, queries: Sequence[tuple[str, Mapping[str, Any], str]]) -> Generator[list[Any]]:
+        """All rows of each of some queries, in their order; several are on their way at a time.
+
+        A single one takes this connection, more than one have others of their own.
+
+        :param queries: what ``rows`` takes.
+        """
+        if len(queries) == 1:
+            [(statement, parameters, access)] = queries
+            yield self.rows(statement, parameters, access=access)
+            return
+        idle = [self._another() for _ in range(_LANES)]
+
+        def query(statement: str, parameters: Mapping[str, Any], access: str) -> list[Any]:
+            lane = idle.pop()
+            try:
+                return lane.rows(statement, parameters, access=access)
+            finally:
+                idle.append(lane)
+
+        with ThreadPoolExecutor(_LANES) as pool:
+            try:
+                yield from pool.map(query, *zip(*queries, strict=True))
+            finally:
+                pool.shutdown(cancel_futures=True)
+                for lane in idle:
+                    lane.close()
+
+    def _another(self) -> Session:
+        found = copy(self)
+        found._connection = None
+        return found
 
     def change(self, work: Callable[[Any], _T]) -> _T:
         """Do work in one transaction that is committed once and for all, however often it has to be tried.
@@ -137,20 +180,20 @@ class Session:
         )
 
     def stream(
-        self, statement: str, parameters: Mapping[str, Any], *, fetch: int = _FETCH, by_index: bool = False
+        self, statement: str, parameters: Mapping[str, Any], *, fetch: int = _FETCH, access: str | None = None
     ) -> Iterator[Any]:
         """Rows through a server-side cursor, so that client memory stays constant.
 
         On a connection of its own, so that other statements can run while the rows come.
 
         :param fetch: rows that are in memory at a time.
-        :param by_index: see ``BY_INDEX``.
+        :param access: as for ``rows``.
         """
         with translated(self._setting), closing(self._open()) as connection:
             with connection.cursor() as cursor:
                 cursor.execute(_SET_LOCALLY, self._timeouts)
-                if by_index:
-                    cursor.execute(BY_INDEX)
+                if access is not None:
+                    cursor.execute(access)
             with connection.cursor(name=f"xcom_{uuid.uuid4().hex}") as cursor:
                 cursor.execute(statement, parameters)
                 while rows := cursor.fetchmany(fetch):

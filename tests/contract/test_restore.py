@@ -12,8 +12,9 @@ import pytest
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import ArchivedRow
 from include.xcom_maintenance.metadata.port import MetadataStore, Return
-from include.xcom_maintenance.metadata.postgres_restore import ARCHIVE_LINE, COPY_AS_LINES
+from include.xcom_maintenance.metadata.postgres_archive import RETURNING, Lines, copy_deleted
 from include.xcom_maintenance.reports.archive import Archives
+from include.xcom_maintenance.reports.archive_file import parse_row
 from tests.conftest import Database
 from tests.support.archive import archive_rows
 from tests.support.history import History
@@ -212,10 +213,39 @@ def test_both_drivers_write_the_same_archive(database: Database, history: Histor
     )
     archives = Archives(ObjectStoragePath(f"file://{tmp_path}/psycopg2"))
     with archives.write("a", database="d", dag_id="c", run_id="r") as sink, connection.cursor() as cursor:
-        cursor.copy_expert(COPY_AS_LINES.format(deleting=f"DELETE FROM xcom x RETURNING {ARCHIVE_LINE}"), sink)
+        assert copy_deleted(cursor, f"DELETE FROM xcom x RETURNING {RETURNING}", {}, sink) == len(VALUES)
         assert sink.rows == len(VALUES)
     connection.commit()
     connection.close()
     [file] = archives.find("c/r")
     assert {row.line for batch in file.batches(max_rows=100, max_bytes=10**9) for row in batch} == expected
     assert history.rows() == set()
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self.text = bytearray()
+
+    def add(self, line: bytes) -> None:
+        self.text += line
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 19, 50, 1_000, 100_000])
+def test_rows_that_come_in_pieces_of_any_size_are_written_whole(history: History, size: int) -> None:
+    put(history, history.run("a", 20), VALUES)
+    connection: Any = history.connection
+    with connection.cursor().copy(f"COPY (SELECT {RETURNING} FROM xcom x) TO STDOUT (FORMAT binary)") as copy:
+        stream = b"".join(copy)
+    lines, written = Lines(found := _Lines()), 0
+    for start in range(0, len(stream), size):
+        lines.write(stream[start : start + size])
+        if start + size < len(stream):
+            assert found.text.count(b"\n") == lines.rows >= written
+            written = lines.rows
+            with pytest.raises(ValueError, match="did not end"):
+                lines.close()  # whatever is missing of it, the rows must not go
+    lines.close()
+    assert lines.rows == len(VALUES)
+    rows = [parse_row(line) for line in found.text.decode().split("\n")[:-1]]
+    assert {row.key for row in rows} == set(VALUES)
+    assert [row.key for row in rows if '"sql_null":true' in row.line] == ["null"]

@@ -260,17 +260,18 @@ def test_the_owner_vacuums_and_the_report_says_what_that_gave_back(
 @given(
     weights=st.lists(st.tuples(st.integers(1, 10_000), st.integers(0, 10**8)), max_size=60),
     shard_rows=st.integers(1, 100_000),
+    shard_bytes=st.integers(1, 10**10),
     max_shards=st.integers(1, 12),
 )
 def test_shares_are_about_equal_none_is_empty_and_together_they_are_the_plan(
-    weights: list[tuple[int, int]], shard_rows: int, max_shards: int
+    weights: list[tuple[int, int]], shard_rows: int, shard_bytes: int, max_shards: int
 ) -> None:
-    shards = deletion.shares(weights, shard_rows=shard_rows, max_shards=max_shards)
+    shards = deletion.shares(weights, shard_rows=shard_rows, shard_bytes=shard_bytes, max_shards=max_shards)
     batches = [position for first, last in shards for position in range(first, last + 1)]
     assert batches == list(range(len(weights)))
     assert all(first <= last for first, last in shards)
     rows, size = sum(w[0] for w in weights), sum(w[1] for w in weights)
-    wanted = min(max(1, round(rows / shard_rows)), max_shards)
+    wanted = min(max(1, round(max(rows / shard_rows, size / shard_bytes))), max_shards)
     assert len(shards) <= wanted
     work = [(r / rows + (b / size if size else r / rows)) / 2 for r, b in weights]
     for first, last in shards:
@@ -279,9 +280,15 @@ def test_shares_are_about_equal_none_is_empty_and_together_they_are_the_plan(
 
 
 def test_equal_batches_are_shared_out_equally() -> None:
-    assert deletion.shares([(10, 100)] * 12, shard_rows=30, max_shards=8) == [(0, 2), (3, 5), (6, 8), (9, 11)]
-    assert deletion.shares([(10, 0)] * 12, shard_rows=30, max_shards=3) == [(0, 3), (4, 7), (8, 11)]
-    assert deletion.shares([], shard_rows=30, max_shards=3) == []
+    batches = [(10, 100)] * 12
+    thirds, quarters = [(0, 3), (4, 7), (8, 11)], [(0, 2), (3, 5), (6, 8), (9, 11)]
+    assert deletion.shares(batches, shard_rows=30, shard_bytes=10**9, max_shards=8) == quarters
+    assert deletion.shares(batches, shard_rows=30, shard_bytes=10**9, max_shards=3) == thirds
+    assert deletion.shares([], shard_rows=30, shard_bytes=10**9, max_shards=3) == []
+
+
+def test_few_large_rows_are_shared_out_as_many_small_ones_are() -> None:
+    assert len(deletion.shares([(1, 10**9)] * 40, shard_rows=300_000, shard_bytes=10**10, max_shards=8)) == 4
 
 
 def test_every_share_becomes_a_task_and_the_report_adds_them_up(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from include.xcom_maintenance.metadata.postgres_restore import ARCHIVE_LINE, COPY_AS_LINES
+from include.xcom_maintenance.metadata.postgres_archive import RETURNING, copy_deleted
 from include.xcom_maintenance.reports.archive import Archives
 from tests.support.history import History
 
@@ -17,16 +17,14 @@ def archive_rows(
     """Delete rows of ``xcom x`` into an archive file; returns its address."""
     from airflow.sdk import ObjectStoragePath
 
-    deleting = f"DELETE FROM xcom x WHERE {condition} RETURNING {ARCHIVE_LINE}"
+    deleting = f"DELETE FROM xcom x WHERE {condition} RETURNING {RETURNING}"
     owner = database or identity(history)
     connection: Any = history.connection
     with (
         connection.transaction(),
         Archives(ObjectStoragePath(root)).write(name, database=owner, **WHERE_FROM) as sink,
-        connection.cursor().copy(COPY_AS_LINES.format(deleting=deleting)) as copy,
     ):
-        for data in copy:
-            sink.write(data)
+        copy_deleted(connection.cursor(), deleting, {}, sink)
     assert sink.path is not None
     return sink.path
 

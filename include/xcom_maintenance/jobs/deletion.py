@@ -21,6 +21,8 @@ from include.xcom_maintenance.metadata.port import ArchiveSink
 
 #: Seconds after which the figures of a shard are kept again: so much of the counting is lost to a kill, and no row is.
 KEPT_EVERY = 10.0
+#: So many stored bytes take about as long as a row does: to delete, or to archive, for which they are read.
+_BYTES_LIKE_A_ROW = {False: 4_000, True: 250}
 #: A shard, as it travels between tasks: its number from 1, and which batches of the manifest are its own, from 0.
 Shard = dict[str, Any]
 
@@ -28,7 +30,7 @@ Shard = dict[str, Any]
 def share_out(job: Job) -> list[Shard]:
     """Divide the run's manifest into shards of about equal work; the first step that changes something outside.
 
-    As many as there are rows for (``shard_rows`` each, or more), at most ``max_shards``.
+    As many as there are rows and bytes for, at most ``max_shards``.
 
     :raises ConfigurationError: if the manifest is not this run's plan for what is configured now.
     :raises ImplausiblePlan: if the base path has become somebody else's.
@@ -42,23 +44,30 @@ def share_out(job: Job) -> list[Shard]:
     deadline = None
     if settings.max_minutes is not None:
         deadline = (datetime.now(UTC) + timedelta(minutes=settings.max_minutes)).isoformat()
+    found = shares(
+        weights,
+        shard_rows=settings.shard_rows,
+        shard_bytes=settings.shard_rows * _BYTES_LIKE_A_ROW[job.archives.root is not None],
+        max_shards=settings.max_shards,
+    )
     shards: list[Shard] = [
         {"shard": number, "first": first, "last": last, "deadline": deadline}
-        for number, (first, last) in enumerate(
-            shares(weights, shard_rows=settings.shard_rows, max_shards=settings.max_shards), 1
-        )
+        for number, (first, last) in enumerate(found, 1)
     ]
     job.log.info("%s batches for %s tasks", f"{len(weights):,}", len(shards))
     return shards
 
 
-def shares(weights: list[tuple[int, int]], *, shard_rows: int, max_shards: int) -> list[tuple[int, int]]:
+def shares(
+    weights: list[tuple[int, int]], *, shard_rows: int, shard_bytes: int, max_shards: int
+) -> list[tuple[int, int]]:
     """Divide batches into runs of about equal work, given as their first and last positions; none is empty.
 
     :param weights: rows and bytes of each batch. They count alike, since either may be what takes the time.
+    :param shard_rows: as many are worth a share of their own; so are ``shard_bytes``.
     """
     all_rows, all_bytes = sum(rows for rows, _ in weights), sum(size for _, size in weights)
-    count = min(max(1, round(all_rows / shard_rows)), max_shards, len(weights))
+    count = min(max(1, round(max(all_rows / shard_rows, all_bytes / shard_bytes))), max_shards, len(weights))
     found: list[tuple[int, int]] = []
     done, first = 0.0, 0
     for position, (rows, size) in enumerate(weights):

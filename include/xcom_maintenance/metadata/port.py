@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.causes import Circumstances
@@ -40,10 +40,10 @@ class Deleted:
 
 
 class ArchiveSink(Protocol):
-    """Takes the lines of an archive as they come, in pieces of any size."""
+    """Takes the lines of an archive as they come."""
 
-    def write(self, data: Any, /) -> Any:
-        """Take some more bytes."""
+    def add(self, line: bytes, /) -> None:
+        """Take the line of a row, with its end."""
 
 
 @dataclass(frozen=True, slots=True)

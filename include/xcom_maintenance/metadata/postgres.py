@@ -32,6 +32,7 @@ from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
 from include.xcom_maintenance.core.seals import StoredRow
 from include.xcom_maintenance.core.table_figures import Entry, LogicalSizes, SizeGroup, TableHealth
 from include.xcom_maintenance.metadata import (
+    postgres_archive,
     postgres_audit,
     postgres_offload,
     postgres_reconciliation,
@@ -52,7 +53,7 @@ from include.xcom_maintenance.metadata.port import (
     UnparsableReference,
     ValueSpan,
 )
-from include.xcom_maintenance.metadata.postgres_session import BY_INDEX, IN_PAGE_ORDER, Session, copy_out
+from include.xcom_maintenance.metadata.postgres_session import BY_INDEX, IN_PAGE_ORDER, Session
 
 #: Runs that are measured by one query.
 _MEASURED_AT_ONCE = 4_000
@@ -275,8 +276,8 @@ class PostgresMetadataStore:
                 deleted = _delete_each(
                     wanted,
                     limit,
-                    lambda statement, parameters: copy_out(cursor, statement, parameters, sink),
-                    as_lines=True,
+                    lambda statement, parameters: postgres_archive.copy_deleted(cursor, statement, parameters, sink),
+                    returning=postgres_archive.RETURNING,
                 )
                 self._check_still_finished(cursor, runs)
             return deleted
@@ -347,8 +348,8 @@ class PostgresMetadataStore:
                 cursor.execute(delete, parameters)
                 return int(cursor.rowcount)
             with archive() as sink:
-                returning = f"{delete} RETURNING {postgres_restore.ARCHIVE_LINE}"
-                return copy_out(cursor, postgres_restore.COPY_AS_LINES.format(deleting=returning), parameters, sink)
+                deleting = f"{delete} RETURNING {postgres_archive.RETURNING}"
+                return postgres_archive.copy_deleted(cursor, deleting, parameters, sink)
 
         return self._session.change(work)
 
@@ -492,20 +493,18 @@ def _delete_each(
     limit: int | None,
     execute: Callable[[str, Mapping[str, Any]], int],
     *,
-    as_lines: bool = False,
+    returning: str | None = None,
 ) -> Deleted:
     """Delete what each cut takes, until there are ``limit`` rows.
 
     :param execute: runs a statement and says how many rows it deleted.
-    :param as_lines: whether the statements are to yield the rows as the lines of an archive.
+    :param returning: what the statements are to return of each row.
     """
     rows = 0
     for cut in wanted:
         if limit is not None and rows >= limit:
             break
-        statement = cut.delete(limited=limit is not None, returning=postgres_restore.ARCHIVE_LINE if as_lines else None)
-        if as_lines:
-            statement = postgres_restore.COPY_AS_LINES.format(deleting=statement)
+        statement = cut.delete(limited=limit is not None, returning=returning)
         left = None if limit is None else limit - rows
         rows += execute(statement, {**cut.parameters, "limit": left})
     return Deleted(rows)

@@ -1,4 +1,4 @@
-"""How Postgres writes deleted rows as lines of an archive, and how it takes them back."""
+"""How Postgres takes back the rows of an archive."""
 
 from __future__ import annotations
 
@@ -8,14 +8,6 @@ from typing import Any
 
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import ArchivedRow
-
-#: One row as a line of an archive, for the RETURNING of a statement that deletes from ``xcom x``: every column, the
-#: value with all its digits. In JSON a NULL and a JSON null look the same, hence ``sql_null``.
-ARCHIVE_LINE = """'{"kind":"row","sql_null":' || (x.value IS NULL)::text || ',"row":' || row_to_json(x)::text || '}'"""
-
-#: Streams such lines to the client just as they are: JSON text escapes control characters, so there is never anything
-#: that CSV would have to quote (the text format would double every backslash). {deleting} is the whole statement.
-COPY_AS_LINES = r"COPY ({deleting}) TO STDOUT (FORMAT csv, QUOTE e'\x01', DELIMITER e'\x02')"
 
 #: What becomes of each archived row, as the name of a ``port.Return``.
 RESTORABLE = """

@@ -231,14 +231,3 @@ class Session:
             with connection.cursor() as cursor:
                 cursor.execute("SET statement_timeout = 0")
                 cursor.execute(statement)
-
-
-def copy_out(cursor: Any, statement: str, parameters: Mapping[str, Any], sink: Any) -> int:
-    """Stream what a COPY ... TO STDOUT yields into a sink; returns the number of rows."""
-    if hasattr(cursor, "copy_expert"):
-        cursor.copy_expert(cursor.mogrify(statement, parameters), sink)
-    else:
-        with cursor.copy(statement, parameters) as copy:
-            for data in copy:
-                sink.write(data)
-    return int(cursor.rowcount)

@@ -137,7 +137,7 @@ def _folders_in(fs: Any, path: str) -> list[str]:
 
 
 class ArchiveSink:
-    """Takes what ``COPY ... TO STDOUT`` delivers: lines, whole or in pieces."""
+    """Takes the lines of rows, one by one."""
 
     def __init__(self, output: _Output, root: ObjectStoragePath, compressors: ThreadPoolExecutor) -> None:
         self._output = output
@@ -146,39 +146,37 @@ class ArchiveSink:
         self._gzip = _quickest_gzip()
         self._pending: deque[Future[bytes]] = deque()
         self._buffer = bytearray()
-        self._lines = 0
+        #: Rows so far.
+        self.rows = 0
         #: The file's address; None until the context was left.
         self.path: str | None = None
 
-    @property
-    def rows(self) -> int:
-        """Rows so far."""
-        return self._lines + self._buffer.count(b"\n") - 1  # without the header
-
-    def write(self, data: bytes | memoryview | str) -> int:
-        """Append a piece of any length."""
-        self._buffer += data.encode() if isinstance(data, str) else data
-        if len(self._buffer) >= _BLOCK:
-            self._compress()
-        return len(data)
+    def add(self, line: bytes) -> None:
+        """Append the line of a row, with its end."""
+        self.rows += 1
+        self._write(line)
 
     def add_header(self, database: str, dag_id: str, run_id: str) -> None:
         now = datetime.now(UTC).isoformat()
         origin = {"database": database, "dag_id": dag_id, "run_id": run_id, "archived_at": now}
-        self._add({"kind": "header", "format": FORMAT, **origin})
+        self._mark({"kind": "header", "format": FORMAT, **origin})
 
     def finish(self) -> None:
         """Write the end, and all that is still pending."""
-        self._add({"kind": "end", "rows": self.rows})
+        self._mark({"kind": "end", "rows": self.rows})
         self._compress()
         self._drain(0)
 
-    def _add(self, line: dict[str, Any]) -> None:
-        self.write(json.dumps(line, separators=(",", ":")) + "\n")
+    def _mark(self, line: dict[str, Any]) -> None:
+        self._write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        self._buffer += line
+        if len(self._buffer) >= _BLOCK:
+            self._compress()
 
     def _compress(self) -> None:
         block, self._buffer = self._buffer, bytearray()
-        self._lines += block.count(b"\n")
         self._pending.append(self._compressors.submit(self._gzip, block, _LEVEL, _AS_GZIP))
         self._drain(2 * _COMPRESSORS)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,10 +23,12 @@ from local_stack.processes import clean_environment
 
 REPOSITORY = Path(__file__).parent.parent
 DAYS = 7.0
-#: The bare DELETE and our own cleanup take seconds, so that the median of a few says more.
+#: How often things are measured, by turns: the machine, and its disk, are quicker at one time than at another.
 REPEATS = 3
-#: It takes less than a second, and as much on either table.
+#: What takes less than a second.
 GROWTH_REPEATS = 5
+#: The table that it is given a copy of, and what does the work there, by the name of the copy.
+Method = tuple[str, Callable[[str], dict[str, Any]]]
 
 
 @dataclass
@@ -50,17 +51,37 @@ def run(server: PostgresServer, shape: Shape, say: Callable[[str], None]) -> dic
     bench = Bench(server, say)
     size = bench.fill("bench_airflow", shape)
     say(f"{size / 1e9:.2f} GB, {int(shape.rows * shape.old_share):,} rows to delete; a fresh copy for each method:")
-    raw = bench.median("raw DELETE", lambda name: _raw_delete(server, name))
-    ours = bench.median("ours", lambda name: _ours(server, name, DAYS))
-    alone = bench.once("ours, one task at a time", lambda name: _ours(server, name, DAYS, "--workers", "1"))
-    db_clean = bench.once("db clean", lambda name: _db_clean(server, name, "0"))
-    batched = bench.once("db clean, batches of 10,000", lambda name: _db_clean(server, name, "10000"))
-    archived = bench.once("ours, with an archive", lambda name: _ours(server, name, DAYS, "--archive"))
-    db_clean_archived = bench.once("db clean, with its archive", lambda name: _db_clean(server, name, "0", "archive"))
+
+    def ours_of(days: float, *options: str) -> Method:
+        return "bench_airflow", partial(_ours, server, days, options)
+
+    def db_clean_by(*arguments: str) -> Method:
+        return "bench_airflow", partial(_db_clean, server, arguments)
+
+    raw, ours, archived, db_clean, batched, db_clean_archived = bench.by_turns(
+        REPEATS,
+        {
+            "raw DELETE": ("bench_airflow", partial(_raw_delete, server)),
+            "ours": ours_of(DAYS),
+            "ours, with an archive": ours_of(DAYS, "--archive"),
+            "db clean": db_clean_by("0"),
+            "db clean, batches of 10,000": db_clean_by("10000"),
+            "db clean, with its archive": db_clean_by("0", "archive"),
+        },
+    )
+    [alone] = bench.by_turns(1, {"ours, one task at a time": ours_of(DAYS, "--workers", "1")})
     everything = (raw, ours, alone, db_clean, batched, archived, db_clean_archived)
     assert len({measured.rows for measured in everything}) == 1, "the methods did not delete the same rows"
-    few = bench.once("ours, 100,000 rows", lambda name: _ours(server, name, oldest(shape, 100_000)))
-    growth = bench.growth(shape)
+    [few] = bench.by_turns(1, {"ours, 100,000 rows": ours_of(oldest(shape, 100_000))})
+    small = Shape(shape.rows // 5, shape.old_share, shape.dags)
+    bench.fill("bench_small", small)
+    of_small, of_large = bench.by_turns(
+        GROWTH_REPEATS,
+        {
+            f"ours, 50,000 of {table.rows:,} rows": (name, partial(_ours, server, oldest(table, 50_000), ()))
+            for name, table in (("bench_small", small), ("bench_airflow", shape))
+        },
+    )
     return {
         "cleanup_rows_per_s": ours.rows_per_second,
         "cleanup_table_gb": size / 1e9,
@@ -72,7 +93,7 @@ def run(server: PostgresServer, shape: Shape, say: Callable[[str], None]) -> dic
         "cleanup_longest_transaction_s": ours.details["longest_transaction"],
         "cleanup_extra_disk_mb": ours.extra_disk_bytes / 1e6,
         "cleanup_client_rss_growth_mb": max(0.0, ours.details["peak_rss_mb"] - few.details["peak_rss_mb"]),
-        "cleanup_same_delete_5x_table": growth,
+        "cleanup_same_delete_5x_table": of_large.seconds / of_small.seconds,
         "cleanup_archive_speedup_vs_db_clean_archive": archived.rows_per_second / db_clean_archived.rows_per_second,
         "db_clean_extra_disk_mb": db_clean.extra_disk_bytes / 1e6,
     }
@@ -103,34 +124,24 @@ class Bench:
                 fill(connection, shape)
             return int(_one(connection, "SELECT pg_total_relation_size('xcom')"))
 
-    def median(self, label: str, method: Callable[[str], dict[str, Any]]) -> Measured:
-        found = sorted((self._measure(method) for _ in range(REPEATS)), key=lambda measured: measured.seconds)
-        self._say_what(label, found[REPEATS // 2], " (median of " + ", ".join(f"{m.seconds:.2f}" for m in found) + ")")
-        return found[REPEATS // 2]
+    def by_turns(self, repeats: int, methods: dict[str, Method]) -> list[Measured]:
+        """Measure each as often as the others, an odd number of times, and return the median of each by its seconds."""
+        found: dict[str, list[Measured]] = {label: [] for label in methods}
+        for _ in range(repeats):
+            for label, (template, method) in methods.items():
+                found[label].append(self._measure(template, method))
+                self._say(f"    {label}: {found[label][-1].seconds:.2f} s")
+        return [self._median(label, measured) for label, measured in found.items()]
 
-    def once(self, label: str, method: Callable[[str], dict[str, Any]], template: str = "bench_airflow") -> Measured:
-        found = self._measure(method, template)
-        self._say_what(label, found, "")
+    def _median(self, label: str, measured: list[Measured]) -> Measured:
+        measured = sorted(measured, key=lambda one: one.seconds)
+        found = measured[len(measured) // 2]
+        plan = f", {found.details['plan_seconds']:.2f} s of it the plan" if "plan_seconds" in found.details else ""
+        of = f" (median of {', '.join(f'{one.seconds:.2f}' for one in measured)})" if len(measured) > 1 else ""
+        self._say(f"  {label}: {found.rows:,} rows, {found.seconds:.2f} s{plan}{of}")
         return found
 
-    def _say_what(self, label: str, found: Measured, note: str) -> None:
-        plan = (
-            f", of that {found.details['plan_seconds']:.2f} s for the plan" if "plan_seconds" in found.details else ""
-        )
-        self._say(f"  {label}: {found.rows:,} rows, {found.seconds:.2f} s{plan}{note}")
-
-    def growth(self, shape: Shape) -> float:
-        """Time to delete the same 50,000 rows from a table, over that for a table of a fifth of its size."""
-        small = Shape(shape.rows // 5, shape.old_share, shape.dags)
-        self.fill("bench_small", small)
-        seconds: dict[str, list[float]] = {"bench_small": [], "bench_airflow": []}
-        for _ in range(GROWTH_REPEATS):  # by turns, since the machine itself is quicker at one time than at another
-            for name, table in (("bench_small", small), ("bench_airflow", shape)):
-                clean = partial(_ours, self._server, days=oldest(table, 50_000))
-                seconds[name].append(self.once(f"ours, 50,000 of {table.rows:,} rows", clean, name).seconds)
-        return statistics.median(seconds["bench_airflow"]) / statistics.median(seconds["bench_small"])
-
-    def _measure(self, method: Callable[[str], dict[str, Any]], template: str = "bench_airflow") -> Measured:
+    def _measure(self, template: str, method: Callable[[str], dict[str, Any]]) -> Measured:
         name, server = "bench_copy", self._server
         server.create_database(name, template=template)
         try:
@@ -157,11 +168,11 @@ def _raw_delete(server: PostgresServer, name: str) -> dict[str, Any]:
         return {"seconds": time.monotonic() - started}
 
 
-def _ours(server: PostgresServer, name: str, days: float, *options: str) -> dict[str, Any]:
+def _ours(server: PostgresServer, days: float, options: Sequence[str], name: str) -> dict[str, Any]:
     return dict(json.loads(in_a_process("benchmarks.ours", server.url(name), str(days), *options).splitlines()[-1]))
 
 
-def _db_clean(server: PostgresServer, name: str, *arguments: str) -> dict[str, Any]:
+def _db_clean(server: PostgresServer, arguments: Sequence[str], name: str) -> dict[str, Any]:
     output = in_a_process(
         "benchmarks.db_clean", str(DAYS), *arguments, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=server.url(name)
     )

@@ -283,7 +283,7 @@ def test_the_report_says_where_each_setting_came_from(bundle: Bundle, bucket: Bu
     settings = bundle.run("xcom_cleanup", max_age_days=30).succeeded().report["settings"]
     assert settings["max_age_days"] == {"value": 30, "source": "trigger form"}
     assert settings["min_runs"] == {"value": 2, "source": "Variable xcom_maintenance"}
-    assert settings["batch_rows"] == {"value": 20_000, "source": "default"}
+    assert settings["batch_rows"] == {"value": 40_000, "source": "default"}
     assert settings["blob_base_path"] == {"value": bucket.base, "source": "[common.io] xcom_objectstorage_path"}
 
 

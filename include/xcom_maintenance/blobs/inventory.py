@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
 
 from include.xcom_maintenance.blobs.inventory_files import Reader, reader
+from include.xcom_maintenance.blobs.keys import in_range
 from include.xcom_maintenance.blobs.port import BlobStore, Deletion
 from include.xcom_maintenance.blobs.s3_requests import code_of, is_missing, translated
 from include.xcom_maintenance.blobs.sorting import sorted_by_key
@@ -72,7 +73,6 @@ class InventoriedBlobStore:
         return self._opened().created
 
     def list(self, *, after: str | None = None, before: str | None = None) -> Iterator[Blob]:
-        first, end = (after or "").encode(), before.encode() if before is not None else None
         seen = 0
 
         def ours() -> Iterator[Blob]:
@@ -82,8 +82,7 @@ class InventoriedBlobStore:
                     continue
                 seen += 1
                 relative = blob.key.removeprefix(self.base.prefix)
-                key = relative.encode()
-                if key >= first and (end is None or key < end):
+                if in_range(relative, after, before):
                     yield blob._replace(key=relative)
 
         yield from sorted_by_key(ours())

@@ -33,7 +33,7 @@ def plan(job: Job) -> None:
         manifest.add(**job.plan_header("cleanup", now))
         sampling = pool.submit(job.metadata.sample, policy.scopes, created_before=policy.horizon)
         tally = Tally(policy)
-        batches = Batches(manifest, max_rows=settings.batch_rows, max_bytes=settings.batch_bytes)
+        batches = Batches(manifest, *job.batch_bounds)
         verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
         progress = Progress(job.log, "Runs judged")
         while some := list(islice(verdicts, _RUNS_AT_ONCE)):

@@ -132,9 +132,9 @@ def _delete(job: Job, shard: Shard, figures: dict[str, Any], courtesy: Courtesy,
     allowed = CurrentPolicy(job, datetime.fromisoformat(header["planned_at"])).cuts
     planned = sum(line["rows"] for line in own)
     progress = Progress(job.log, "Rows deleted", total=planned)
-    settings = job.settings
     archives = _archives(job, shard)
-    for batch in batches.read(own, allowed, max_rows=settings.batch_rows, max_bytes=settings.batch_bytes):
+    max_rows, max_bytes = job.batch_bounds
+    for batch in batches.read(own, allowed, max_rows=max_rows, max_bytes=max_bytes):
         if courtesy.stopped or not courtesy.go_on():
             figures["rows_left"] += batch.rows
             continue

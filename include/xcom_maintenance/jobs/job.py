@@ -45,6 +45,14 @@ class Job:
     def enforcing(self) -> bool:
         return self.report.mode == "enforce"
 
+    @property
+    def batch_bounds(self) -> tuple[int, int]:
+        """Rows and stored bytes that a cleanup deletes in one transaction; fewer where it archives them, as it takes
+        longer.
+        """
+        part = 1 if self.archives.root is None else 4
+        return self.settings.batch_rows, max(1, self.settings.batch_bytes // part)
+
     def plan_header(self, kind: str, planned_at: datetime) -> dict[str, Any]:
         """The first line of a manifest: whose plan it is, and for which database and base path."""
         return {

@@ -241,8 +241,8 @@ def _busy_runs(*, few_unfinished: bool) -> str:
 )"""
 
 
-#: Of the table's pages as many as are 64 MB, in percent; 100 for a smaller table.
-_SAMPLED = "least(100, 100.0 * 64 * 1024 * 1024 / greatest(1, pg_relation_size('xcom')))"
+#: Of the table's pages as many as are 32 MB, in percent; 100 for a smaller table.
+_SAMPLED = "least(100, 100.0 * 32 * 1024 * 1024 / greatest(1, pg_relation_size('xcom')))"
 
 
 def sample(scopes: Sequence[Scope], *, knows_creation: bool) -> tuple[str, dict[str, Any]]:

@@ -94,7 +94,7 @@ class Settings(AuditSettings, ReconciliationSettings):
     retention: Annotated[tuple[RetentionRule, ...], Field(min_length=1)] = (RetentionRule(),)
 
     #: The largest batch: one short transaction.
-    batch_rows: Annotated[Positive, Field(le=10_000_000)] = 20_000
+    batch_rows: Annotated[Positive, Field(le=10_000_000)] = 40_000
     batch_bytes: Annotated[Positive, Field(le=2**40)] = 64 * 1024 * 1024
     #: A pause between batches, for the database's other users.
     batch_pause_seconds: Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=3_600)] = 0

@@ -29,7 +29,7 @@ def test_the_form_wins_over_the_variable_over_the_file_over_the_defaults() -> No
         "enforce",
         2,
         3,
-        20_000,
+        40_000,
     )
     assert {name: source["source"] for name, source in resolved.described().items()} == {
         **dict.fromkeys(Settings.model_fields, "default"),

@@ -24,6 +24,7 @@ from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
 from local_stack.azure import Azurite
 from local_stack.gcs import GcsEmulator
+from local_stack.s3 import RcloneS3
 
 #: Keys that every store allows and that code gets wrong.
 ODD_KEYS = [
@@ -273,6 +274,35 @@ def test_a_blob_that_was_written_again_with_the_same_content_is_not_deleted(give
     assert given.store.get("d/r/t/1") == b"same"
 
 
+@pytest.mark.parametrize("from_listing", [True, False])
+@pytest.mark.parametrize("many", [True, False])
+def test_two_times_of_one_object_are_not_taken_for_a_change(rclone: RcloneS3, from_listing: bool, many: bool) -> None:
+    """rclone lists the time of the file, and says in a head when the writing began; deletes look either way."""
+    client = rclone.client()
+    given = _s3("rclone", client)
+    keys = PAGED if many else PAGED[:1]
+    for key in keys:
+        client.put_object(
+            Bucket=given.store.base.uri.bucket,
+            Key=f"xcom/{key}",
+            Body=b"x",
+            Metadata={"mtime": str(time.time() - 5)},  # of the file
+        )
+    listed, heads = (sorted(blobs) for blobs in (given.store.list(), given.store.head(keys)))
+    for one, other in zip(listed, heads, strict=True):
+        assert one.last_modified is not None
+        assert other.last_modified is not None
+        assert other.last_modified - one.last_modified > timedelta(seconds=3)
+    seen = listed if from_listing else heads
+    assert given.store.copy_to(seen[0], target=given.sibling("aside"), key="1")
+    if many:
+        time.sleep(1.1)  # S3 tells times in seconds
+        given.write(f"xcom/{keys[5]}", b"x")
+    results = {deletion.blob.key: deletion.result for deletion in given.store.delete_unchanged(seen)}
+    assert results == dict.fromkeys(keys, DeleteResult.DELETED) | ({keys[5]: DeleteResult.CHANGED} if many else {})
+    assert given.listing() == ([keys[5]] if many else [])
+
+
 def test_a_blob_that_is_gone_is_no_failure(given: Given) -> None:
     given.write("xcom/d/r/t/1", b"x")
     seen = list(given.store.list())
@@ -285,7 +315,6 @@ def test_no_blob_is_skipped_when_many_are_deleted_wherever_they_lie(given: Given
     sparse = [f"s/{number:02}/t/{n:02}" for number in range(12) for n in range(PAGE + 2)]
     for key in [*PAGED, *sparse]:
         given.write(f"xcom/{key}", b"x")
-    time.sleep(1.1)  # a server may tell another time while it is still writing an object away
     blobs = list(given.store.list())
     doomed = [blob for blob in blobs if blob.key.startswith("d/") or blob.key.endswith("/05")]
     kept = [blob.key for blob in blobs if blob not in doomed]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from include.xcom_maintenance.blobs.keys import in_range, just_before
 from include.xcom_maintenance.blobs.port import Deletion
 from include.xcom_maintenance.blobs.s3_delete import Conditions, S3Deletion
-from include.xcom_maintenance.blobs.s3_requests import S3Requests, code_of, is_missing, same
+from include.xcom_maintenance.blobs.s3_requests import S3Requests, code_of, is_missing
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.records import Blob
 
@@ -102,7 +102,8 @@ class S3BlobStore:
         # Not every server honours the condition. If the source is still what it was, so was what was copied; the other
         # way round it is told from the source only, since ETags of copies differ for parts and with some encryption.
         now, copy = self._requests.head(blob.key), self._requests.head(key, base=target)
-        return now is not None and same(blob, now) and copy is not None and copy.size == blob.size
+        unchanged = now is not None and self._requests.is_unchanged(blob, now)
+        return unchanged and copy is not None and copy.size == blob.size
 
     def get(self, key: str) -> bytes | None:
         from botocore.exceptions import ClientError

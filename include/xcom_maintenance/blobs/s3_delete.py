@@ -17,7 +17,6 @@ from include.xcom_maintenance.blobs.s3_requests import (
     S3Requests,
     code_of,
     is_missing,
-    same,
 )
 from include.xcom_maintenance.core.orphans import in_byte_order
 from include.xcom_maintenance.core.records import Blob
@@ -128,7 +127,7 @@ class S3Deletion:
                 if key not in now:
                     # An answer may have been lost on the way; what we asked for and is gone, we have deleted.
                     yield Deletion(blob, DeleteResult.DELETED if key in asked else DeleteResult.GONE)
-                elif not same(blob, now[key]):
+                elif not self._requests.is_unchanged(blob, now[key]):
                     yield Deletion(blob, DeleteResult.CHANGED)
                 else:
                     doomed.append(blob)

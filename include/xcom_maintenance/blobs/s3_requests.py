@@ -179,6 +179,20 @@ class S3Requests:
             version=unquoted(found.get("ETag")),
         )
 
+    def is_unchanged(self, seen: Blob, now: Blob) -> bool:
+        """Whether an object that was seen in a listing, or by a head, is still what it was; ``now`` is either, too.
+
+        Some servers know two times of an object: rclone lists that of its file, and answers a head with the one at
+        which the writing began. So where nothing but the time differs, the object is looked up both ways. One that was
+        written again has a later time in either.
+        """
+        if _stamp(seen) == _stamp(now):
+            return True
+        if (seen.size, seen.version) != (now.size, now.version):
+            return False
+        ways = [self.head(seen.key), *self.page(prefix=seen.key, limit=1).blobs]
+        return any(found is not None and found.key == seen.key and _stamp(found) == _stamp(seen) for found in ways)
+
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Turn what boto3 raises into an error that names the setting and the remedy."""
@@ -242,11 +256,7 @@ def is_missing(code: str) -> bool:
     return code in _NOT_THERE
 
 
-def same(seen: Blob, now: Blob) -> bool:
-    """Whether an object is unchanged; listings tell fractions of a second, heads do not."""
-    return _stamp(seen) == _stamp(now)
-
-
 def _stamp(blob: Blob) -> tuple[object, ...]:
+    """What tells whether an object was written again; listings tell fractions of a second, heads do not."""
     modified = blob.last_modified.replace(microsecond=0) if blob.last_modified else None
     return blob.size, blob.version, modified

@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
 from include.xcom_maintenance.core.errors import MaintenanceError
-from include.xcom_maintenance.core.orphans import in_byte_order
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
 from include.xcom_maintenance.jobs.job import Job, Progress, heap_set_aside
@@ -224,11 +223,7 @@ def _copy(batch: Sequence[Blob], blobs: BlobStore, quarantine: Quarantine, into:
 
 def _take_back(quarantine: Quarantine, blobs: BlobStore, keys: Sequence[str]) -> None:
     """Delete the copies of blobs that stayed after all, and are seen to: a store may fail a delete and yet do it."""
-    wanted = sorted((quarantine.key(blob.key) for blob in blobs.head(keys)) if keys else (), key=in_byte_order)
-    if wanted:
-        # From the listing, which is what the deletion goes by: some servers give copies another time in a head.
-        end, among = in_byte_order(wanted[-1]), set(wanted)
-        listed = takewhile(lambda copy: in_byte_order(copy.key) <= end, quarantine.store.list(after=wanted[0]))
-        copies = [copy for copy in listed if copy.key in among]
-        for _ in quarantine.store.delete_unchanged(copies):
+    copies = [quarantine.key(blob.key) for blob in blobs.head(keys)] if keys else []
+    if copies:
+        for _ in quarantine.store.delete_unchanged(quarantine.store.head(copies)):
             pass

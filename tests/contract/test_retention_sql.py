@@ -7,12 +7,14 @@ import time
 from collections import Counter
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from include.xcom_maintenance.core.records import Cut, Doomed, Run, Scope, Selection, YoungerRuns
+from include.xcom_maintenance.metadata import postgres
 from include.xcom_maintenance.metadata import postgres_retention as retention
 from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
 from tests.conftest import Database
@@ -209,6 +211,8 @@ def test_sample_measure_and_delete_never_disagree_with_a_naive_count(
     with _store(database, few=few) as store, _store(database, few=not few) as other:
         measured = list(store.measure(doomed))
         assert sorted(map(repr, measured)) == sorted(map(repr, other.measure(doomed)))
+        with patch.object(postgres, "_MEASURED_AT_ONCE", 1):
+            assert list(store.measure(doomed)) == measured
         figures = {m.dag_run_id: (m.rows, m.younger_rows, m.latest_rows) for m in measured}
         speaks_about = going | young | latest
         assert figures == {i: (going[i], young[i], latest[i]) for i in speaks_about}
@@ -230,6 +234,24 @@ def test_sample_measure_and_delete_never_disagree_with_a_naive_count(
             deleted += gone
     assert deleted == going.total()
     assert rows_left(history.connection) == kept
+
+
+def test_a_sample_of_pages_that_hold_nothing_does_not_count_as_the_whole_table(
+    database: Database, history: History
+) -> None:
+    run = history.run("a", 1)
+    history.xcom(run, age_days=1)
+    history.connection.execute(
+        """INSERT INTO xcom (dag_run_id, dag_id, run_id, task_id, key, value, timestamp)
+           SELECT dag_run_id, dag_id, run_id, task_id, 'n' || n, to_jsonb(repeat('x', 1900)), timestamp
+           FROM xcom, generate_series(1, 20) n"""
+    )
+    with _store(database, few=True) as store:
+        with patch.object(retention, "_SAMPLED", "0.000001"):
+            nothing = store.sample([])
+        everything = store.sample([])
+    assert (nothing.groups, nothing.share) == ([], pytest.approx(1e-8))
+    assert (sum(group.rows for group in everything.groups), everything.share) == (21, 1)
 
 
 def _selected(selection: Selection | None, task_id: str, key: str) -> bool:

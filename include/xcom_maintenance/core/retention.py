@@ -12,7 +12,7 @@ from enum import StrEnum
 from itertools import groupby
 from typing import NamedTuple
 
-from include.xcom_maintenance.core.records import Cut, Run, Scope, Selection, YoungerRuns, matches_any
+from include.xcom_maintenance.core.records import Cut, Doomed, Run, Scope, Selection, YoungerRuns, matches_any
 
 #: A run in one of these states is over; its tasks may still not be (a task can be cleared by itself).
 FINISHED_RUN_STATES = ("success", "failed")
@@ -121,6 +121,28 @@ class RunVerdict(NamedTuple):
 
     run: Run
     parts: tuple[Part, ...]
+
+
+def given_up(verdicts: Iterable[RunVerdict | YoungerRuns]) -> tuple[Doomed, list[Part]]:
+    """What verdicts give up, and the part of a verdict that each of its cuts comes from."""
+    cuts: list[Cut] = []
+    parts: list[Part] = []
+    places: dict[int, int] = {}  # of parts, by identity: there are few, and they are shared
+    ids: list[int] = []
+    which: list[int] = []
+    for verdict in verdicts:
+        if isinstance(verdict, YoungerRuns):
+            continue
+        for part in verdict.parts:
+            if part.cut is None:
+                continue
+            if id(part) not in places:
+                places[id(part)] = len(parts)
+                parts.append(part)
+                cuts.append(part.cut)
+            ids.append(verdict.run.dag_run_id)
+            which.append(places[id(part)])
+    return Doomed(tuple(cuts), ids, which), parts
 
 
 _NO_RULE = Part(None, Reason.NO_RULE)

@@ -11,8 +11,8 @@ from itertools import islice
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.guard import CleanupFigures, CleanupLimits, judge_cleanup, judge_owner
-from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, Run, Sample, YoungerRuns
-from include.xcom_maintenance.core.retention import Part, Policy, RunVerdict
+from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, Sample, YoungerRuns
+from include.xcom_maintenance.core.retention import Part, Policy, RunVerdict, given_up
 from include.xcom_maintenance.jobs.batches import Batches
 from include.xcom_maintenance.jobs.job import Job, Progress, uncollected
 from include.xcom_maintenance.jobs.ownership import marked_owner
@@ -75,26 +75,8 @@ def _plan_some(
     batches: Batches,
     manifest: ManifestWriter,
 ) -> None:
-    cuts: list[Cut] = []
-    parts: list[Part] = []
-    of_part: dict[int, int] = {}
-    ids: list[int] = []
-    which: list[int] = []
-    runs: dict[int, Run] = {}
-    for verdict in verdicts:
-        if isinstance(verdict, YoungerRuns):
-            continue
-        for part in verdict.parts:
-            if part.cut is None:
-                continue
-            if id(part) not in of_part:
-                of_part[id(part)] = len(parts)
-                parts.append(part)
-                cuts.append(part.cut)
-            ids.append(verdict.run.dag_run_id)
-            which.append(of_part[id(part)])
-            runs[verdict.run.dag_run_id] = verdict.run
-    doomed = Doomed(tuple(cuts), ids, which)
+    doomed, parts = given_up(verdicts)
+    runs = {verdict.run.dag_run_id: verdict.run for verdict in verdicts if isinstance(verdict, RunVerdict)}
     going_ids: list[int] = []
     going_which: list[int] = []
     # In the order in which the runs were made, which is about how their rows lie on disk.

@@ -47,8 +47,9 @@ class Job:
 
     @property
     def batch_bounds(self) -> tuple[int, int]:
-        """Rows and stored bytes that a cleanup deletes in one transaction; fewer where it archives them, as it takes
-        longer.
+        """The most rows and stored bytes that a cleanup deletes in one transaction.
+
+        A quarter of the bytes where the rows are archived, which takes longer.
         """
         part = 1 if self.archives.root is None else 4
         return self.settings.batch_rows, max(1, self.settings.batch_bytes // part)

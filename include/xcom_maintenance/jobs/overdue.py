@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 
-from include.xcom_maintenance.core.records import Cut, Doomed
-from include.xcom_maintenance.core.retention import Part, RunVerdict
+from include.xcom_maintenance.core.retention import RunVerdict, given_up
 from include.xcom_maintenance.jobs.cleanup import policy_of
 from include.xcom_maintenance.jobs.job import Job, uncollected
 
@@ -41,26 +40,10 @@ def overdue(job: Job) -> Overdue:
 
 
 def _count(job: Job, verdicts: list[RunVerdict], found: Overdue) -> None:
-    cuts: list[Cut] = []
-    place: dict[int, int] = {}  # of a part: there are few, and they are shared
-    ids: list[int] = []
-    which: list[int] = []
-    dags: dict[int, str] = {}
-    for verdict in verdicts:
-        for part in verdict.parts:
-            if part.cut is not None:
-                ids.append(verdict.run.dag_run_id)
-                which.append(_place(part, part.cut, cuts, place))
-                dags[verdict.run.dag_run_id] = verdict.run.dag_id
-    for measured in job.metadata.measure(Doomed(tuple(cuts), ids, which)):
+    doomed, _ = given_up(verdicts)
+    dags = {verdict.run.dag_run_id: verdict.run.dag_id for verdict in verdicts}
+    for measured in job.metadata.measure(doomed):
         found.rows += measured.rows
         found.bytes += measured.bytes
         found.dags[dags[measured.dag_run_id]] += measured.rows
     found.dags = +found.dags
-
-
-def _place(part: Part, cut: Cut, cuts: list[Cut], place: dict[int, int]) -> int:
-    if id(part) not in place:
-        place[id(part)] = len(cuts)
-        cuts.append(cut)
-    return place[id(part)]

@@ -206,10 +206,12 @@ class PostgresMetadataStore:
         statement, parameters = retention.sample(scopes, knows_creation=self._knows_creation)
         # Streamed for the connection of its own: a thread samples while others work.
         found = list(self._session.stream(statement, {**parameters, "horizon": _horizon(created_before)}))
-        share = float(found[0][0]) / 100 if found else 1.0
-        return Sample(
-            share, [SampledRows(dag, run, done, bits, n, int(size)) for _, dag, run, done, bits, n, size in found]
-        )
+        groups = [
+            SampledRows(dag, run, done, bits, n, int(size))
+            for _, dag, run, done, bits, n, size in found
+            if dag is not None
+        ]
+        return Sample(float(found[0][0]) / 100, groups)
 
     def measure(self, doomed: Doomed) -> Iterator[RunRows]:
         # To find the latest values is a look at all rows of a DAG, which is done once.

@@ -76,9 +76,11 @@ class Lines:
             if len(view) < _HEADER.size:
                 return 0
             signature, extension = _HEADER.unpack_from(view)
-            if signature != _SIGNATURE or len(view) < _HEADER.size + extension:
-                return 0  # if there is more to come; else ``close`` objects
+            if signature != _SIGNATURE:
+                raise ValueError("This is no COPY in binary format")
             at = _HEADER.size + extension
+            if at > len(view):
+                return 0
             self._begun = True
         while not self._ended and at + _FIELDS.size <= len(view):
             if _FIELDS.unpack_from(view, at) == (_NO_MORE,):

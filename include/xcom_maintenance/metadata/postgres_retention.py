@@ -114,13 +114,8 @@ class Retention:
     @property
     def measure(self) -> str:
         """Of each run, rows and bytes in all, of those that go, and of those that stay as the latest of their key."""
-        size = "pg_column_size(x.value)"
-        sums = ["count(*)", f"coalesce(sum({size}), 0)"]
-        for which in (f"{self._doomed}", f"x.timestamp < %(cutoff)s AND {self._kept}"):
-            sums += [f"count(*) FILTER (WHERE {which})", f"coalesce(sum({size}) FILTER (WHERE {which}), 0)"]
-        if not self._with:
-            sums[-2:] = ["0", "0"]
-        return f"""{self._with} SELECT x.dag_run_id, {", ".join(sums)}
+        latest = _sums(f"x.timestamp < %(cutoff)s AND {self._kept}") if self._with else "0, 0"
+        return f"""{self._with} SELECT x.dag_run_id, {_sums()}, {_sums(self._doomed)}, {latest}
 FROM xcom x WHERE {self._finished} GROUP BY x.dag_run_id"""
 
     @property
@@ -150,6 +145,12 @@ WHERE {self._finished} AND {self._doomed}
         doomed = f"doomed AS (SELECT x.ctid AS place FROM xcom x WHERE {condition} LIMIT %(limit)s)"
         return f"""{self._with + "," if self._with else "WITH"} {doomed}
 DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place AND x.timestamp < %(cutoff)s{end}"""
+
+
+def _sums(which: str | None = None) -> str:
+    """Number and stored bytes of the rows for which a condition holds; None: of all."""
+    some = f" FILTER (WHERE {which})" if which else ""
+    return f"count(*){some}, coalesce(sum(pg_column_size(x.value)){some}, 0)"
 
 
 class CameToLifeError(Exception):
@@ -248,20 +249,23 @@ _SAMPLED = "least(100, 100.0 * 32 * 1024 * 1024 / greatest(1, pg_relation_size('
 def sample(scopes: Sequence[Scope], *, knows_creation: bool) -> tuple[str, dict[str, Any]]:
     """The rows on some of the table's pages, by run; those of runs that ``runs`` gives in numbers by DAG.
 
-    A statement and its parameters but for ``%(horizon)s``; how many percent of the pages it was comes with each group.
+    A statement and its parameters but for ``%(horizon)s``. How many percent of the pages it was comes with each group,
+    and with NULLs if there is none, as where all rows of those pages were deleted.
     """
     parameters: dict[str, Any] = {**STATES}
     bits = [
         f"CASE WHEN {scope_condition(scope, f'scope{i}', parameters)} THEN {1 << i} ELSE 0 END"
         for i, scope in enumerate(scopes)
     ]
-    statement = f"""
-WITH {_ages(knows_creation=knows_creation)}
-SELECT {_SAMPLED}, x.dag_id, CASE WHEN r.old OR d.mixed THEN r.id END AS run,
-       r.state = ANY(%(run_states)s) AS finished, {" + ".join(bits) or "0"} AS scopes,
+    groups = f"""
+SELECT x.dag_id, CASE WHEN r.old OR d.mixed THEN r.id END AS run, r.state = ANY(%(run_states)s) AS finished,
+       {" + ".join(bits) or "0"} AS scopes,
        count(*), coalesce(sum(pg_column_size(x.value)), 0)
 FROM xcom x TABLESAMPLE SYSTEM ({_SAMPLED}) JOIN r ON r.id = x.dag_run_id JOIN d ON d.dag_id = r.dag_id
-GROUP BY 2, 3, 4, 5"""
+GROUP BY 1, 2, 3, 4"""
+    statement = f"""
+WITH {_ages(knows_creation=knows_creation)}
+SELECT pages.percent, found.* FROM (SELECT {_SAMPLED}) AS pages(percent) LEFT JOIN ({groups}) found ON true"""
     return statement, parameters
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.xcom_maintenance.core.records import Run, Scope, YoungerRuns
-from include.xcom_maintenance.core.retention import Policy, Reason, Rule, RunVerdict
+from include.xcom_maintenance.core.retention import Part, Policy, Reason, Rule, RunVerdict, given_up
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = st.integers(0, 40)
@@ -173,6 +173,25 @@ def test_runs_beyond_the_horizon_lose_nothing_and_count_among_the_newest(
         else:  # its rows were pushed after it was created
             created = verdict.run.run_after
             assert all(part.cut is None or part.cut.cutoff <= created for part in verdict.parts)
+
+
+@given(RUNS, RULES, st.integers(1, 5))
+def test_no_piece_of_what_is_given_up_is_missing_or_another(
+    history: list[tuple[str, int, str, int]], rules: list[Rule], size: int
+) -> None:
+    verdicts = judged(in_order([a_run(n, *run) for n, run in enumerate(history)]), rules)
+    parts: list[Part] = []
+    pieces = list(given_up(iter(verdicts), parts, size=size))
+    found = [
+        (dag_run_id, piece.cuts[which], id(parts[which]))
+        for piece in pieces
+        for dag_run_id, which in zip(piece.dag_run_ids, piece.which, strict=True)
+    ]
+    expected = [(v.run.dag_run_id, part.cut, id(part)) for v in verdicts for part in v.parts if part.cut is not None]
+    assert found == expected
+    longest = size + max(1, len(rules)) - 1
+    assert all(0 < len(piece.dag_run_ids) <= longest for piece in pieces)
+    assert all(len(piece.dag_run_ids) >= size for piece in pieces[:-1])
 
 
 def test_every_verdict_says_why() -> None:

@@ -5,7 +5,7 @@ Those that come by the thousand are named tuples, which are made four times as f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -102,16 +102,8 @@ class Doomed:
 
     def without(self, dag_run_ids: Collection[int]) -> Doomed:
         """The same less some runs."""
-        return self._some([i for i, dag_run_id in enumerate(self.dag_run_ids) if dag_run_id not in dag_run_ids])
-
-    def pieces(self, size: int) -> Iterator[Doomed]:
-        """The same in pieces of at most ``size`` entries, in the order of the runs; none for nothing."""
-        order = sorted(range(len(self.dag_run_ids)), key=self.dag_run_ids.__getitem__)
-        for start in range(0, len(order), size):
-            yield self._some(order[start : start + size])
-
-    def _some(self, positions: Sequence[int]) -> Doomed:
-        return Doomed(self.cuts, [self.dag_run_ids[i] for i in positions], [self.which[i] for i in positions])
+        kept = [i for i, dag_run_id in enumerate(self.dag_run_ids) if dag_run_id not in dag_run_ids]
+        return Doomed(self.cuts, [self.dag_run_ids[i] for i in kept], [self.which[i] for i in kept])
 
 
 class RunRows(NamedTuple):

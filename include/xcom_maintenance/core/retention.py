@@ -123,10 +123,13 @@ class RunVerdict(NamedTuple):
     parts: tuple[Part, ...]
 
 
-def given_up(verdicts: Iterable[RunVerdict | YoungerRuns]) -> tuple[Doomed, list[Part]]:
-    """What verdicts give up, and the part of a verdict that each of its cuts comes from."""
+def given_up(verdicts: Iterable[RunVerdict | YoungerRuns], parts: list[Part], *, size: int) -> Iterator[Doomed]:
+    """What verdicts give up, in pieces of ``size`` entries or a few more, as soon as so many verdicts were given.
+
+    :param parts: is filled with the part of a verdict that each cut comes from. A cut has the same position there and
+        in all pieces.
+    """
     cuts: list[Cut] = []
-    parts: list[Part] = []
     places: dict[int, int] = {}  # of parts, by identity: there are few, and they are shared
     ids: list[int] = []
     which: list[int] = []
@@ -142,7 +145,11 @@ def given_up(verdicts: Iterable[RunVerdict | YoungerRuns]) -> tuple[Doomed, list
                 cuts.append(part.cut)
             ids.append(verdict.run.dag_run_id)
             which.append(places[id(part)])
-    return Doomed(tuple(cuts), ids, which), parts
+        if len(ids) >= size:
+            yield Doomed(tuple(cuts), ids, which)
+            ids, which = [], []
+    if ids:
+        yield Doomed(tuple(cuts), ids, which)
 
 
 _NO_RULE = Part(None, Reason.NO_RULE)

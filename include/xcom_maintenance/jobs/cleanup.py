@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
+from typing import TypeVar
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.guard import CleanupFigures, CleanupLimits, judge_cleanup, judge_owner
-from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, Sample, YoungerRuns
+from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, Run, RunRows, Sample, YoungerRuns
 from include.xcom_maintenance.core.retention import Part, Policy, RunVerdict, given_up
 from include.xcom_maintenance.jobs.batches import Batches
 from include.xcom_maintenance.jobs.job import Job, Progress, uncollected
@@ -19,8 +21,11 @@ from include.xcom_maintenance.jobs.ownership import marked_owner
 from include.xcom_maintenance.jobs.tally import Tally
 from include.xcom_maintenance.reports.place import ManifestWriter
 
-#: Runs judged and measured by one statement.
+_T = TypeVar("_T")
+#: Runs that are in memory at a time.
 _RUNS_AT_ONCE = 50_000
+#: Runs that are measured by one query.
+MEASURED_AT_ONCE = 4_000
 
 
 def plan(job: Job) -> None:
@@ -36,9 +41,8 @@ def plan(job: Job) -> None:
         batches = Batches(manifest, *job.batch_bounds)
         verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
         progress = Progress(job.log, "Runs judged")
-        while some := list(islice(verdicts, _RUNS_AT_ONCE)):
-            _plan_some(job, some, sampling, tally, batches, manifest)
-            progress.add(len(some))
+        while count := _plan_some(job, islice(verdicts, _RUNS_AT_ONCE), sampling, tally, batches, manifest):
+            progress.add(count)
         tally.take(sampling.result())
         report.manifest = manifest.path
     with report.phase("guard"):
@@ -69,29 +73,45 @@ def policy_of(job: Job, now: datetime) -> Policy:
 
 def _plan_some(
     job: Job,
-    verdicts: list[RunVerdict | YoungerRuns],
+    verdicts: Iterator[RunVerdict | YoungerRuns],
     sampling: Future[Sample],
     tally: Tally,
     batches: Batches,
     manifest: ManifestWriter,
-) -> None:
-    doomed, parts = given_up(verdicts)
-    runs = {verdict.run.dag_run_id: verdict.run for verdict in verdicts if isinstance(verdict, RunVerdict)}
-    going_ids: list[int] = []
-    going_which: list[int] = []
-    # In the order in which the runs were made, which is about how their rows lie on disk.
-    for found in job.metadata.measure(doomed):
-        run, part = runs[found.dag_run_id], parts[found.which]
-        tally.measured(part, run.dag_id, found)
+) -> int:
+    """Returns how many verdicts there were."""
+    parts: list[Part] = []
+    judged: list[RunVerdict | YoungerRuns] = []
+    # What the first runs lose is measured while the next ones are judged.
+    pieces = given_up(_noting(verdicts, judged), parts, size=MEASURED_AT_ONCE)
+    measured = job.metadata.measure(pieces)
+    going: list[RunRows] = []
+    runs: dict[int, Run] = {}
+    for found in measured:
+        if not runs:
+            runs = {verdict.run.dag_run_id: verdict.run for verdict in judged if isinstance(verdict, RunVerdict)}
+        tally.measured(parts[found.which], runs[found.dag_run_id].dag_id, found)
         if found.rows:
-            batches.add(run, part, rows=found.rows, size=found.bytes)
-            going_ids.append(found.dag_run_id)
-            going_which.append(found.which)
+            going.append(found)
+    # In the order in which the runs were made, which is about how their rows lie on disk.
+    going.sort()
+    for found in going:
+        batches.add(runs[found.dag_run_id], parts[found.which], rows=found.rows, size=found.bytes)
     batches.flush()
     tally.take(sampling.result())  # which was taken meanwhile
-    tally.judged(verdicts)
-    if job.blobs is not None and going_ids:
-        _plan_blobs(job, job.blobs, Doomed(doomed.cuts, going_ids, going_which), tally, manifest)
+    tally.judged(judged)
+    if job.blobs is not None and going:
+        cuts = tuple(part.cut for part in parts if part.cut is not None)
+        doomed = Doomed(cuts, [found.dag_run_id for found in going], [found.which for found in going])
+        _plan_blobs(job, job.blobs, doomed, tally, manifest)
+    return len(judged)
+
+
+def _noting(things: Iterable[_T], into: list[_T]) -> Iterator[_T]:
+    """Pass things on, and keep them."""
+    for thing in things:
+        into.append(thing)
+        yield thing
 
 
 def _plan_blobs(job: Job, blobs: BlobStore, doomed: Doomed, tally: Tally, manifest: ManifestWriter) -> None:

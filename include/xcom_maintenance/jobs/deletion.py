@@ -15,7 +15,7 @@ from include.xcom_maintenance.jobs import batches
 from include.xcom_maintenance.jobs.batches import Batch
 from include.xcom_maintenance.jobs.cleanup import CurrentPolicy
 from include.xcom_maintenance.jobs.courtesy import Courtesy
-from include.xcom_maintenance.jobs.job import Job, Progress
+from include.xcom_maintenance.jobs.job import Job, Progress, heap_set_aside
 from include.xcom_maintenance.jobs.ownership import claim
 from include.xcom_maintenance.metadata.port import ArchiveSink
 
@@ -27,6 +27,7 @@ _BYTES_LIKE_A_ROW = {False: 4_000, True: 250}
 Shard = dict[str, Any]
 
 
+@heap_set_aside()
 def share_out(job: Job) -> list[Shard]:
     """Divide the run's manifest into shards of about equal work; the first step that changes something outside.
 
@@ -79,6 +80,7 @@ def shares(
     return found
 
 
+@heap_set_aside()
 def delete_rows(job: Job, shard: Shard) -> dict[str, Any]:
     """Delete the rows of one shard; returns its figures, which are also kept where ``finish`` finds them."""
     name = f"shard-{shard['shard']}"

@@ -8,7 +8,7 @@ from datetime import timedelta
 from itertools import islice
 
 from include.xcom_maintenance.core.retention import RunVerdict, given_up
-from include.xcom_maintenance.jobs.cleanup import policy_of
+from include.xcom_maintenance.jobs.cleanup import MEASURED_AT_ONCE, policy_of
 from include.xcom_maintenance.jobs.job import Job, uncollected
 
 #: Runs judged and measured by one statement.
@@ -35,15 +35,10 @@ def overdue(job: Job) -> Overdue:
         verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
         losing = (v for v in verdicts if isinstance(v, RunVerdict) and any(part.cut for part in v.parts))
         while some := list(islice(losing, _RUNS_AT_ONCE)):
-            _count(job, some, found)
-    return found
-
-
-def _count(job: Job, verdicts: list[RunVerdict], found: Overdue) -> None:
-    doomed, _ = given_up(verdicts)
-    dags = {verdict.run.dag_run_id: verdict.run.dag_id for verdict in verdicts}
-    for measured in job.metadata.measure(doomed):
-        found.rows += measured.rows
-        found.bytes += measured.bytes
-        found.dags[dags[measured.dag_run_id]] += measured.rows
+            dags = {verdict.run.dag_run_id: verdict.run.dag_id for verdict in some}
+            for measured in job.metadata.measure(given_up(some, [], size=MEASURED_AT_ONCE)):
+                found.rows += measured.rows
+                found.bytes += measured.bytes
+                found.dags[dags[measured.dag_run_id]] += measured.rows
     found.dags = +found.dags
+    return found

@@ -11,7 +11,7 @@ from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.errors import PartialFailure, SharesFailed, UnreadableManifest
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.jobs.deletion import Shard
-from include.xcom_maintenance.jobs.job import Job, Progress
+from include.xcom_maintenance.jobs.job import Job, Progress, heap_set_aside
 from include.xcom_maintenance.jobs.sweep import Swept, ledger_of, sweep
 from include.xcom_maintenance.reports.report import Table
 
@@ -21,6 +21,7 @@ _HEADS_AT_ONCE = 1_000
 _DELETING = "delete rows"
 
 
+@heap_set_aside()
 def finish(job: Job, shards: list[Shard]) -> None:
     """Purge the blobs whose rows are gone, and what earlier runs left behind; put everything into the report.
 

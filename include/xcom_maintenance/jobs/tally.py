@@ -136,12 +136,12 @@ class Tally:
             self.bytes += found.bytes
             self._runs_that_lose.add(found.dag_run_id)
             self._add(self._going, (dag_id, part.rule, part.reason), 1, found.rows, found.bytes)
-        for reason, rows, size in (
-            (Reason.YOUNG, found.younger_rows, found.younger_bytes),
-            (Reason.LATEST_VALUE, found.latest_rows, found.latest_bytes),
-        ):
-            if rows:
-                self._add(self._staying, (dag_id, part.rule, reason), 1, rows, size)
+        if found.younger_rows:
+            place = (dag_id, part.rule, Reason.YOUNG)
+            self._add(self._staying, place, 1, found.younger_rows, found.younger_bytes)
+        if found.latest_rows:
+            place = (dag_id, part.rule, Reason.LATEST_VALUE)
+            self._add(self._staying, place, 1, found.latest_rows, found.latest_bytes)
 
     # -- what people see ---------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ Nothing above this port knows SQL or holds a cursor, so that a second adapter ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -149,8 +149,11 @@ class MetadataStore(Protocol):
         :param created_before: rows of runs that were created later come by DAG.
         """
 
-    def measure(self, doomed: Doomed) -> Iterator[RunRows]:
-        """What ``delete`` would take now and what it would leave, ordered by run; runs without rows are left out."""
+    def measure(self, pieces: Iterable[Doomed]) -> Iterator[RunRows]:
+        """What ``delete`` would take now and what it would leave, in no order; runs without rows are left out.
+
+        :param pieces: of what goes, as large as one query may be; the next are asked for while the first are measured.
+        """
 
     def doomed_references(self, doomed: Doomed, base: BasePath) -> Iterator[RowReference]:
         """References to blobs below ``base`` that are the whole value of a row that ``delete`` would take now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +17,7 @@ from include.xcom_maintenance.core.offloading import Movable, ReadValue, Replace
 from include.xcom_maintenance.core.records import (
     ArchivedRow,
     Coordinates,
+    Cut,
     DatabaseIdentity,
     Doomed,
     RowReference,
@@ -53,10 +54,7 @@ from include.xcom_maintenance.metadata.port import (
     UnparsableReference,
     ValueSpan,
 )
-from include.xcom_maintenance.metadata.postgres_session import BY_INDEX, IN_PAGE_ORDER, Session
-
-#: Runs that are measured by one query.
-_MEASURED_AT_ONCE = 4_000
+from include.xcom_maintenance.metadata.postgres_session import BY_INDEX, IN_PAGE_ORDER, Query, Session
 
 
 class PostgresMetadataStore:
@@ -213,20 +211,37 @@ class PostgresMetadataStore:
         ]
         return Sample(float(found[0][0]) / 100, groups)
 
-    def measure(self, doomed: Doomed) -> Iterator[RunRows]:
+    def measure(self, pieces: Iterable[Doomed]) -> Iterator[RunRows]:
+        cuts: list[int] = []  # of the queries, by their positions
+
+        def queries() -> Iterator[Query]:
+            for which, wanted in self._measuring(pieces):
+                cuts.append(which)
+                yield wanted.measure, wanted.parameters, wanted.access
+
+        with closing(self._session.side_by_side(queries())) as answers:
+            for number, rows in enumerate(answers):
+                for run, *figures in rows:
+                    yield _run_rows(run, cuts[number], *figures)
+
+    def _measuring(self, pieces: Iterable[Doomed]) -> Iterator[tuple[int, retention.Retention]]:
+        """The statements of each cut of each piece, by its position."""
         # To find the latest values is a look at all rows of a DAG, which is done once.
-        once = any(cut.keep_latest_value for cut in doomed.cuts)
-        pieces = [self._retention(piece) for piece in ([doomed] if once else doomed.pieces(_MEASURED_AT_ONCE))]
-        queries = [(wanted.measure, wanted.parameters, wanted.access) for piece in pieces for _, wanted in piece]
-        with closing(self._session.side_by_side(queries)) as answers:
-            for piece in pieces:
-                found = [_run_rows(run, which, *rest) for which, _ in piece for run, *rest in next(answers)]
-                yield from sorted(found)
+        later: dict[int, tuple[Cut, list[int]]] = {}
+        for piece in pieces:
+            for which, runs in piece.by_cut().items():
+                cut = piece.cuts[which]
+                if cut.keep_latest_value:
+                    later.setdefault(which, (cut, []))[1].extend(runs)
+                else:
+                    yield which, self._retention(cut, runs)
+        for which, (cut, runs) in later.items():
+            yield which, self._retention(cut, runs)
 
     def doomed_references(self, doomed: Doomed, base: BasePath) -> Iterator[RowReference]:
         found_in_cuts = (
             self._session.stream(wanted.references, {**wanted.parameters, "marker": base.marker}, access=wanted.access)
-            for _, wanted in self._retention(doomed)
+            for wanted in self._retentions(doomed)
         )
         for *place, size, text in chain.from_iterable(found_in_cuts):
             # One that cannot be read names no blob that a backend wrote.
@@ -260,7 +275,7 @@ class PostgresMetadataStore:
 
         :raises CameToLifeError: if a run of the batch did while the statement ran; nothing was deleted then.
         """
-        wanted = [statements for _, statements in self._retention(doomed)]
+        wanted = self._retentions(doomed)
         # A limited scan ends early, so it must not look for all places before it begins.
         in_page_order = limit is None and all(statements.access == IN_PAGE_ORDER for statements in wanted)
         runs = {**retention.STATES, "ids": retention.array(sorted(set(doomed.dag_run_ids)))}
@@ -292,12 +307,12 @@ class PostgresMetadataStore:
         if revived:
             raise retention.CameToLifeError(revived)
 
-    def _retention(self, doomed: Doomed) -> list[tuple[int, retention.Retention]]:
-        """The statements of each cut, by its position."""
-        return [
-            (which, retention.Retention(doomed.cuts[which], runs, few_unfinished=self._few_unfinished))
-            for which, runs in doomed.by_cut().items()
-        ]
+    def _retentions(self, doomed: Doomed) -> list[retention.Retention]:
+        """The statements of each cut."""
+        return [self._retention(doomed.cuts[which], runs) for which, runs in doomed.by_cut().items()]
+
+    def _retention(self, cut: Cut, runs: Sequence[int]) -> retention.Retention:
+        return retention.Retention(cut, runs, few_unfinished=self._few_unfinished)
 
     def pressure(self) -> Pressure:
         [(waits, lag)] = self._session.rows(sql.PRESSURE)
@@ -513,10 +528,10 @@ def _delete_each(
 
 
 def _run_rows(
-    dag_run_id: int, which: int, rows: int, size: int, going: int, going_size: int, latest: int, latest_size: int
+    dag_run_id: int, which: int, rows: int, size: int, staying: int, staying_size: int, latest: int, latest_size: int
 ) -> RunRows:
-    younger, younger_size = rows - going - latest, size - going_size - latest_size
-    return RunRows(dag_run_id, which, going, going_size, younger, younger_size, latest, latest_size)
+    younger, younger_size = staying - latest, staying_size - latest_size
+    return RunRows(dag_run_id, which, rows - staying, size - staying_size, younger, younger_size, latest, latest_size)
 
 
 def _affected(cursor: Any, statement: str, parameters: Mapping[str, Any]) -> int:

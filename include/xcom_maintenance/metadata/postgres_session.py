@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from copy import copy
@@ -16,6 +16,8 @@ from include.xcom_maintenance.core.errors import TryAgain
 from include.xcom_maintenance.metadata.postgres_errors import translated
 
 _T = TypeVar("_T")
+#: A statement, its parameters, and how to get at the rows (``BY_INDEX`` or ``IN_PAGE_ORDER``).
+Query = tuple[str, Mapping[str, Any], str]
 _FETCH = 5_000
 _log = logging.getLogger("xcom_maintenance")
 #: Local to the transaction, which survives a pooler that hands connections round. The memory keeps sorts and hashes of
@@ -98,20 +100,15 @@ class Session:
                 return query(cursor)
         raise AssertionError("the attempts end with a result or an error")
 
-    def side_by_side(self, queries: Sequence[tuple[str, Mapping[str, Any], str]]) -> Generator[list[Any]]:
+    def side_by_side(self, queries: Iterable[Query]) -> Generator[list[Any]]:
         """All rows of each of some queries, in their order; several are on their way at a time.
 
-        A single one takes this connection, more than one have others of their own.
-
-        :param queries: what ``rows`` takes.
+        They have connections of their own. A query is sent as soon as it is known: the next one may take its time.
         """
-        if len(queries) == 1:
-            [(statement, parameters, access)] = queries
-            yield self.rows(statement, parameters, access=access)
-            return
         idle = [self._another() for _ in range(_LANES)]
 
-        def query(statement: str, parameters: Mapping[str, Any], access: str) -> list[Any]:
+        def answer(query: Query) -> list[Any]:
+            statement, parameters, access = query
             lane = idle.pop()
             try:
                 return lane.rows(statement, parameters, access=access)
@@ -120,7 +117,7 @@ class Session:
 
         with ThreadPoolExecutor(_LANES) as pool:
             try:
-                yield from pool.map(query, *zip(*queries, strict=True))
+                yield from pool.map(answer, queries)
             finally:
                 pool.shutdown(cancel_futures=True)
                 for lane in idle:

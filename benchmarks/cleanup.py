@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -59,12 +60,13 @@ def run(server: PostgresServer, shape: Shape, say: Callable[[str], None]) -> dic
     def db_clean_by(*arguments: str) -> Method:
         return "bench_airflow", partial(_db_clean, server, arguments)
 
-    raw, ours, archived, db_clean, batched, db_clean_archived = bench.by_turns(
+    raw, ours, archived, as_json, db_clean, batched, db_clean_archived = bench.by_turns(
         REPEATS,
         {
             "raw DELETE": ("bench_airflow", partial(_raw_delete, server)),
             "ours": ours_of(DAYS),
             "ours, with an archive": ours_of(DAYS, "--archive"),
+            "values as JSON, and nothing else": ("bench_airflow", partial(_values_as_json, server)),
             "db clean": db_clean_by("0"),
             "db clean, batches of 10,000": db_clean_by("10000"),
             "db clean, with its archive": db_clean_by("0", "archive"),
@@ -96,6 +98,8 @@ def run(server: PostgresServer, shape: Shape, say: Callable[[str], None]) -> dic
         "cleanup_client_rss_growth_mb": max(0.0, ours.details["peak_rss_mb"] - few.details["peak_rss_mb"]),
         "cleanup_same_delete_5x_table": of_large.seconds / of_small.seconds,
         "cleanup_archive_speedup_vs_db_clean_archive": archived.rows_per_second / db_clean_archived.rows_per_second,
+        # No archive of JSON can be above it on this machine.
+        "cleanup_archive_ceiling_vs_db_clean_archive": db_clean_archived.seconds / as_json.seconds,
         "db_clean_extra_disk_mb": db_clean.extra_disk_bytes / 1e6,
     }
 
@@ -172,6 +176,23 @@ def _raw_delete(server: PostgresServer, name: str) -> dict[str, Any]:
         started = time.monotonic()
         connection.execute(f"DELETE FROM xcom WHERE timestamp < now() - interval '{DAYS} days'")
         return {"seconds": time.monotonic() - started}
+
+
+def _values_as_json(server: PostgresServer, name: str) -> dict[str, Any]:
+    """The least that an archive takes: the server turns what goes into JSON on both cores, and that is all."""
+
+    def read(half: int) -> None:
+        with server.connect(name) as connection:
+            connection.execute("SET max_parallel_workers_per_gather = 0")
+            connection.execute(
+                f"""SELECT sum(octet_length(value::text)) FROM xcom
+                    WHERE timestamp < now() - interval '{DAYS} days' AND dag_run_id % 2 = {half}"""
+            )
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(read, range(2)))
+    return {"seconds": time.monotonic() - started}
 
 
 def _ours(server: PostgresServer, days: float, options: Sequence[str], name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,21 @@ def test_no_value_changes_by_being_archived_and_restored(
         "SELECT count(*) FROM xcom x JOIN aside a USING (key) WHERE a.value IS NOT DISTINCT FROM x.value"
     ).fetchone()
     assert same == (len(VALUES),)
+
+
+def test_a_line_break_between_tokens_moves_no_value_to_another_row(
+    store: MetadataStore, history: History, tmp_path: Path
+) -> None:
+    """As in an archive that somebody has put through a formatter."""
+    run = history.run("a", 20)
+    put(history, run, {"x": '{"a": [1, 2]}', "y": '"two\\nlines"'})
+    before = table(history)
+    rows = [
+        replace(row, line=row.line.replace('":', '":\n').replace('{"kind', '\n{"kind'))
+        for row in archived(history, tmp_path)
+    ]
+    assert store.restore(rows) == 2
+    assert table(history) == before
 
 
 def test_a_value_of_20_mb_comes_back(store: MetadataStore, history: History, tmp_path: Path) -> None:
@@ -226,8 +242,8 @@ class _Lines:
     def __init__(self) -> None:
         self.text = bytearray()
 
-    def add(self, line: bytes) -> None:
-        self.text += line
+    def add(self, *line: bytes | memoryview) -> None:
+        self.text += b"".join(line)
 
 
 def test_rows_that_come_in_pieces_of_any_size_are_written_whole(history: History) -> None:

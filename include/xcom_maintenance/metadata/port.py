@@ -42,8 +42,8 @@ class Deleted:
 class ArchiveSink(Protocol):
     """Takes the lines of an archive as they come."""
 
-    def add(self, line: bytes, /) -> None:
-        """Take the line of a row, with its end."""
+    def add(self, *line: bytes | memoryview) -> None:
+        """Take the line of a row, with its end, in pieces that do not change any more."""
 
 
 @dataclass(frozen=True, slots=True)

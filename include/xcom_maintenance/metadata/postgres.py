@@ -480,7 +480,7 @@ class PostgresMetadataStore:
             with postgres_restore.unreadable_rows():
                 cursor.execute(postgres_restore.COLUMNS, {"line": min((row.line for row in rows), key=len)})
                 columns = [name for (name,) in cursor.fetchall()]
-                cursor.execute(postgres_restore.restore(columns), {"lines": [row.line for row in rows]})
+                cursor.execute(postgres_restore.restore(columns), {"lines": sql.in_lines(row.line for row in rows)})
                 return int(cursor.rowcount)
 
         return self._session.change(work)

@@ -60,8 +60,8 @@ class Lines:
                 done = self._take(view)
             del self._buffer[:done]
         else:
-            with memoryview(data) as view:
-                self._buffer += view[self._take(view) :]
+            view = memoryview(data)
+            self._buffer += view[self._take(view) :]
         return len(data)
 
     def close(self) -> None:
@@ -92,7 +92,8 @@ class Lines:
             start, end = at + _ROW.size, at + _ROW.size + length
             if end > len(view):
                 break
-            self._sink.add(b"".join((_BEGIN[is_null], view[start:end], _END)))
+            row = view[start:end]
+            self._sink.add(_BEGIN[is_null], row if row.readonly else row.tobytes(), _END)
             self.rows += 1
             at = end
         return at

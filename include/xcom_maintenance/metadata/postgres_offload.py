@@ -14,10 +14,12 @@ from include.xcom_maintenance.metadata.postgres_sql import (
     BY_KEY,
     IS_BLOB_REFERENCE,
     IS_NO_CANARY,
+    LINES,
     PLACE,
     ROWS_BY_KEY,
     SAME_KEY,
     UNFINISHED,
+    in_lines,
     primary_keys,
 )
 
@@ -63,7 +65,7 @@ FOR UPDATE OF x"""
 #: The digest is that of the value that was read: to send it back as a whole would double what goes over the line.
 _REPLACE = f"""
 UPDATE xcom x SET value = c.new::jsonb
-FROM {BY_KEY.format(more=", %(digests)s::text[], %(stamps)s::timestamptz[], %(news)s::text[]",
+FROM {BY_KEY.format(more=f", %(digests)s::text[], %(stamps)s::timestamptz[], {LINES.format(name='news')}",
                     names=", digest, stamp, new")}
 WHERE {SAME_KEY} AND x.timestamp = c.stamp
   AND encode(sha256(convert_to(x.value::text, 'UTF8')), 'hex') = c.digest
@@ -151,7 +153,7 @@ def _replace(
             **places,
             "digests": [hashlib.sha256(one.old.text.encode()).hexdigest() for one in replacements],
             "stamps": [one.old.timestamp for one in replacements],
-            "news": [one.text for one in replacements],
+            "news": in_lines(one.text for one in replacements),
         },
     )
     done = [number for (number,) in cursor.fetchall()]

@@ -8,6 +8,7 @@ from typing import Any
 
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import ArchivedRow
+from include.xcom_maintenance.metadata.postgres_sql import LINES
 
 #: What becomes of each archived row, as the name of a ``port.Return``.
 RESTORABLE = """
@@ -33,10 +34,10 @@ WHERE a.attrelid = to_regclass('xcom') AND a.attnum > 0 AND NOT a.attisdropped A
 ORDER BY a.attnum"""
 
 #: As ``json`` and not ``jsonb``, so that a line may be longer than the longest value.
-_RESTORE = """
-INSERT INTO xcom ({columns})
-SELECT {values}
-FROM unnest(%(lines)s::text[]) AS l(line)
+_RESTORE = f"""
+INSERT INTO xcom ({{columns}})
+SELECT {{values}}
+FROM unnest({LINES.format(name="lines")}) AS l(line)
 CROSS JOIN LATERAL json_populate_record(NULL::xcom, l.line::json -> 'row') AS a
 JOIN dag_run r ON r.dag_id = a.dag_id AND r.run_id = a.run_id
 WHERE EXISTS (SELECT FROM task_instance t
@@ -52,7 +53,7 @@ _VALUES = {
 
 
 def restore(columns: Sequence[str]) -> str:
-    """The statement that puts back the rows of ``%(lines)s``.
+    """The statement that puts back the rows of ``%(lines)s``, which are ``in_lines``.
 
     :param columns: those to fill, quoted.
     """

@@ -26,7 +26,7 @@ demo: $(READY)  ## A real Airflow, Postgres and S3: make trouble, run the DAGs, 
 	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
 
 test: lint  ## Lint, then run every test: unit, contract, DAGs, end to end (ARGS=... goes to pytest)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(READY)  ## Measure against the peers and write build/bench.json (ARGS="--only audit" measures a part)
 	@$(BIN)/python -m benchmarks.run $(ARGS)

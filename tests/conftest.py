@@ -24,6 +24,11 @@ REPOSITORY = Path(__file__).parent.parent
 TEMPLATE = "airflow_template"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _airflow_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads or writes the user's own Airflow."""

@@ -87,6 +87,13 @@ class Deployment:
         self.airflow.wait_run(dag_id, run_id)
         return run_id
 
+    def run_side_by_side(self, dag_id: str, count: int) -> list[str]:
+        """The same several times at once; their ids, the one that is due first first."""
+        run_ids = [self.airflow.trigger(dag_id, {}) for _ in range(count)]
+        for run_id in run_ids:
+            self.airflow.wait_run(dag_id, run_id)
+        return run_ids
+
     def report(self, dag_id: str, run_id: str) -> dict[str, Any]:
         text = (self.reports / dag_id / f"{run_id}.json").read_text()
         return valid(json.loads(text))
@@ -171,7 +178,7 @@ def test_only_the_dags_of_the_bundle_are_parsed(deployment: Deployment) -> None:
 def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: Deployment) -> None:
     """Real runs on the stock backend; three of the four are made old, one of them unfinished."""
     history, bucket = deployment.history, deployment.bucket
-    older, old, unfinished, young = (deployment.run("pushes") for _ in range(4))
+    older, old, unfinished, young = deployment.run_side_by_side("pushes", 4)
     for run_id in (older, old, unfinished):
         history.connection.execute(
             "UPDATE xcom SET timestamp = now() - interval '30 days' WHERE run_id = %s", (run_id,)
@@ -280,8 +287,7 @@ def test_archived_rows_come_back_with_the_values_that_they_had(deployment: Deplo
 
 
 def test_blobs_that_a_deleted_run_leaves_behind_are_found_and_moved_into_quarantine(deployment: Deployment) -> None:
-    run_id = deployment.run("pushes")
-    kept = deployment.run("pushes")
+    run_id, kept = deployment.run_side_by_side("pushes", 2)
     deployment.airflow.rest("DELETE", f"/api/v2/dags/pushes/dagRuns/{run_id}")
     orphans = {key for key in deployment.bucket.listing() if f"/{run_id}/" in key}
     assert len(orphans) == 2

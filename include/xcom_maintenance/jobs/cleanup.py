@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TypeVar
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.guard import CleanupFigures, CleanupLimits, judge_cleanup, judge_owner
@@ -21,7 +20,6 @@ from include.xcom_maintenance.jobs.ownership import marked_owner
 from include.xcom_maintenance.jobs.tally import Tally
 from include.xcom_maintenance.reports.place import ManifestWriter
 
-_T = TypeVar("_T")
 #: Runs that are in memory at a time.
 _RUNS_AT_ONCE = 50_000
 #: Runs that are measured by one query.
@@ -82,14 +80,18 @@ def _plan_some(
     """Returns how many verdicts there were."""
     parts: list[Part] = []
     judged: list[RunVerdict | YoungerRuns] = []
-    # What the first runs lose is measured while the next ones are judged.
-    pieces = given_up(_noting(verdicts, judged), parts, size=MEASURED_AT_ONCE)
-    measured = job.metadata.measure(pieces)
-    going: list[RunRows] = []
     runs: dict[int, Run] = {}
-    for found in measured:
-        if not runs:
-            runs = {verdict.run.dag_run_id: verdict.run for verdict in judged if isinstance(verdict, RunVerdict)}
+
+    def noted() -> Iterator[RunVerdict | YoungerRuns]:
+        for verdict in verdicts:
+            judged.append(verdict)
+            if isinstance(verdict, RunVerdict):
+                runs[verdict.run.dag_run_id] = verdict.run
+            yield verdict
+
+    going: list[RunRows] = []
+    # What the first runs lose is measured while the next ones are judged.
+    for found in job.metadata.measure(given_up(noted(), parts, size=MEASURED_AT_ONCE)):
         tally.measured(parts[found.which], runs[found.dag_run_id].dag_id, found)
         if found.rows:
             going.append(found)
@@ -105,13 +107,6 @@ def _plan_some(
         doomed = Doomed(cuts, [found.dag_run_id for found in going], [found.which for found in going])
         _plan_blobs(job, job.blobs, doomed, tally, manifest)
     return len(judged)
-
-
-def _noting(things: Iterable[_T], into: list[_T]) -> Iterator[_T]:
-    """Pass things on, and keep them."""
-    for thing in things:
-        into.append(thing)
-        yield thing
 
 
 def _plan_blobs(job: Job, blobs: BlobStore, doomed: Doomed, tally: Tally, manifest: ManifestWriter) -> None:

@@ -169,6 +169,11 @@ def pushed(deployment: Deployment) -> set[tuple[str, str, str, int, str]]:
     return {row for row in deployment.history.rows() if row[0] == "pushes"}
 
 
+def pushed_blobs(deployment: Deployment) -> set[str]:
+    """The blobs of the user's DAG; those of the bundle's own runs, such as canaries, come and go meanwhile."""
+    return {key for key in deployment.bucket.listing() if key.startswith("xcom/pushes/")}
+
+
 def test_only_the_dags_of_the_bundle_are_parsed(deployment: Deployment) -> None:
     found = deployment.airflow.rest("GET", "/api/v2/dags", params={"limit": 100})["dags"]
     assert {dag["dag_id"] for dag in found} == {*DAGS, "pushes"}
@@ -177,7 +182,7 @@ def test_only_the_dags_of_the_bundle_are_parsed(deployment: Deployment) -> None:
 
 def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: Deployment) -> None:
     """Real runs on the stock backend; three of the four are made old, one of them unfinished."""
-    history, bucket = deployment.history, deployment.bucket
+    history = deployment.history
     older, old, unfinished, young = deployment.run_side_by_side("pushes", 4)
     for run_id in (older, old, unfinished):
         history.connection.execute(
@@ -192,13 +197,13 @@ def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: De
     history.connection.execute(
         "UPDATE task_instance SET state = 'deferred' WHERE run_id = %s AND task_id = 'pull'", (unfinished,)
     )
-    rows, blobs = pushed(deployment), bucket.listing()
+    rows, blobs = pushed(deployment), pushed_blobs(deployment)
     assert len([key for key in blobs if "/large/" in key]) == 8
 
     reported = deployment.run("xcom_cleanup", mode="report")
     assert deployment.states("xcom_cleanup", reported) == REPORTED
     assert pushed(deployment) == rows
-    assert bucket.listing() == blobs
+    assert pushed_blobs(deployment) == blobs
 
     refused = deployment.run("xcom_cleanup", mode="enforce", max_delete_rows=1, on_limit="refuse")
     assert deployment.airflow.run_state("xcom_cleanup", refused) == "failed"
@@ -221,7 +226,7 @@ def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: De
     report = deployment.report("xcom_cleanup", rejected)
     assert (report["status"], report["approval"]) == ("rejected", "rejected by admin")
     assert pushed(deployment) == rows
-    assert bucket.listing() == blobs
+    assert pushed_blobs(deployment) == blobs
 
     enforced = deployment.ask(batch_rows=1, shard_rows=1)
     question = deployment.airflow.question("xcom_cleanup", enforced)
@@ -244,7 +249,7 @@ def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: De
     assert rows - pushed(deployment) == {row for row in rows if row[1] in {older, old}}
     why_blobs_stay = [table["rows"] for table in report["tables"] if table["title"] == "Blobs that stay"]
     going = {key for key in blobs if f"/{older}/" in key or f"/{old}/" in key}
-    assert blobs - bucket.listing() == going, why_blobs_stay
+    assert blobs - pushed_blobs(deployment) == going, why_blobs_stay
     headline = deployment.report("xcom_cleanup", enforced)["headline"]
     assert headline["rows_deleted"] == deployment.report("xcom_cleanup", reported)["headline"]["rows_to_delete"]
     assert headline["blobs_deleted"] == 4
@@ -258,7 +263,7 @@ def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: De
     assert {"status.reported", "status.planned", "status.refused", "status.enforced"} <= set(figures)
 
     # Cleared, it goes through all of it again: nobody is asked again, and there is nothing left to do.
-    rows, blobs = pushed(deployment), bucket.listing()
+    rows, blobs = pushed(deployment), pushed_blobs(deployment)
     deployment.airflow.clear("xcom_cleanup", enforced, "approve")
     assert deployment.airflow.wait_run("xcom_cleanup", enforced) == "success"
     assert deployment.states("xcom_cleanup", enforced) == ENFORCED
@@ -267,7 +272,7 @@ def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: De
     for name in ("rows_deleted", "blobs_deleted"):
         assert again["headline"][name] == headline[name]
     assert len(deployment.news(enforced)) == 1
-    assert (pushed(deployment), bucket.listing()) == (rows, blobs)
+    assert (pushed(deployment), pushed_blobs(deployment)) == (rows, blobs)
 
 
 def test_archived_rows_come_back_with_the_values_that_they_had(deployment: Deployment) -> None:
@@ -289,21 +294,21 @@ def test_archived_rows_come_back_with_the_values_that_they_had(deployment: Deplo
 def test_blobs_that_a_deleted_run_leaves_behind_are_found_and_moved_into_quarantine(deployment: Deployment) -> None:
     run_id, kept = deployment.run_side_by_side("pushes", 2)
     deployment.airflow.rest("DELETE", f"/api/v2/dags/pushes/dagRuns/{run_id}")
-    orphans = {key for key in deployment.bucket.listing() if f"/{run_id}/" in key}
+    orphans = {key for key in pushed_blobs(deployment) if f"/{run_id}/" in key}
     assert len(orphans) == 2
     deployment.bucket.set_age(dict.fromkeys(orphans, 30))
-    before = deployment.bucket.listing()
+    before = pushed_blobs(deployment)
     reported = deployment.run("xcom_orphan_reconciliation", mode="report")
     found = dict.fromkeys(("plan", "split", "find", "decide", "approve"), "success")
     disposed = ("share_out", "sweep", "finish")
     states = deployment.states("xcom_orphan_reconciliation", reported)
     assert states == found | dict.fromkeys(disposed, "skipped")
-    assert deployment.bucket.listing() == before
+    assert pushed_blobs(deployment) == before
     enforced = deployment.run("xcom_orphan_reconciliation", mode="enforce")
     states = deployment.states("xcom_orphan_reconciliation", enforced)
     assert states == found | dict.fromkeys(disposed, "success")
-    assert before - deployment.bucket.listing() == orphans
-    assert any(f"/{kept}/" in key for key in deployment.bucket.listing())
+    assert before - pushed_blobs(deployment) == orphans
+    assert any(f"/{kept}/" in key for key in pushed_blobs(deployment))
 
 
 def test_the_audit_measures_and_its_xcom_is_small(deployment: Deployment) -> None:

@@ -124,15 +124,16 @@ class RunVerdict(NamedTuple):
 
 
 def given_up(verdicts: Iterable[RunVerdict | YoungerRuns], parts: list[Part], *, size: int) -> Iterator[Doomed]:
-    """What verdicts give up, in pieces of ``size`` entries or a few more, as soon as so many verdicts were given.
+    """What verdicts give up, in pieces of at most ``size`` entries.
+
+    In the order in which the runs were made, which is about how their rows lie on disk.
 
     :param parts: is filled with the part of a verdict that each cut comes from. A cut has the same position there and
         in all pieces.
     """
-    cuts: list[Cut] = []
     places: dict[int, int] = {}  # of parts, by identity: there are few, and they are shared
-    ids: list[int] = []
-    which: list[int] = []
+    cuts: list[Cut] = []
+    found: list[tuple[int, int]] = []
     for verdict in verdicts:
         if isinstance(verdict, YoungerRuns):
             continue
@@ -143,12 +144,10 @@ def given_up(verdicts: Iterable[RunVerdict | YoungerRuns], parts: list[Part], *,
                 places[id(part)] = len(parts)
                 parts.append(part)
                 cuts.append(part.cut)
-            ids.append(verdict.run.dag_run_id)
-            which.append(places[id(part)])
-        if len(ids) >= size:
-            yield Doomed(tuple(cuts), ids, which)
-            ids, which = [], []
-    if ids:
+            found.append((verdict.run.dag_run_id, places[id(part)]))
+    found.sort()
+    for start in range(0, len(found), size):
+        ids, which = zip(*found[start : start + size], strict=True)
         yield Doomed(tuple(cuts), ids, which)
 
 

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.guard import CleanupFigures, CleanupLimits, judge_cleanup, judge_owner
-from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, Run, RunRows, Sample, YoungerRuns
+from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed, RunRows, Sample, YoungerRuns
 from include.xcom_maintenance.core.retention import Part, Policy, RunVerdict, given_up
 from include.xcom_maintenance.jobs.batches import Batches
 from include.xcom_maintenance.jobs.job import Job, Progress, uncollected
@@ -20,10 +19,10 @@ from include.xcom_maintenance.jobs.ownership import marked_owner
 from include.xcom_maintenance.jobs.tally import Tally
 from include.xcom_maintenance.reports.place import ManifestWriter
 
-#: Runs that are in memory at a time.
+#: Runs judged at a time.
 _RUNS_AT_ONCE = 50_000
 #: Runs that are measured by one query.
-MEASURED_AT_ONCE = 4_000
+MEASURED_AT_ONCE = 2_500
 
 
 def plan(job: Job) -> None:
@@ -39,8 +38,9 @@ def plan(job: Job) -> None:
         batches = Batches(manifest, *job.batch_bounds)
         verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
         progress = Progress(job.log, "Runs judged")
-        while count := _plan_some(job, islice(verdicts, _RUNS_AT_ONCE), sampling, tally, batches, manifest):
-            progress.add(count)
+        while some := list(islice(verdicts, _RUNS_AT_ONCE)):
+            _plan_some(job, some, sampling, tally, batches, manifest)
+            progress.add(len(some))
         tally.take(sampling.result())
         report.manifest = manifest.path
     with report.phase("guard"):
@@ -71,42 +71,29 @@ def policy_of(job: Job, now: datetime) -> Policy:
 
 def _plan_some(
     job: Job,
-    verdicts: Iterator[RunVerdict | YoungerRuns],
+    verdicts: list[RunVerdict | YoungerRuns],
     sampling: Future[Sample],
     tally: Tally,
     batches: Batches,
     manifest: ManifestWriter,
-) -> int:
-    """Returns how many verdicts there were."""
+) -> None:
     parts: list[Part] = []
-    judged: list[RunVerdict | YoungerRuns] = []
-    runs: dict[int, Run] = {}
-
-    def noted() -> Iterator[RunVerdict | YoungerRuns]:
-        for verdict in verdicts:
-            judged.append(verdict)
-            if isinstance(verdict, RunVerdict):
-                runs[verdict.run.dag_run_id] = verdict.run
-            yield verdict
-
+    runs = {verdict.run.dag_run_id: verdict.run for verdict in verdicts if isinstance(verdict, RunVerdict)}
     going: list[RunRows] = []
-    # What the first runs lose is measured while the next ones are judged.
-    for found in job.metadata.measure(given_up(noted(), parts, size=MEASURED_AT_ONCE)):
+    for found in job.metadata.measure(given_up(verdicts, parts, size=MEASURED_AT_ONCE)):
         tally.measured(parts[found.which], runs[found.dag_run_id].dag_id, found)
         if found.rows:
             going.append(found)
-    # In the order in which the runs were made, which is about how their rows lie on disk.
-    going.sort()
+    going.sort()  # as their rows lie on disk
     for found in going:
         batches.add(runs[found.dag_run_id], parts[found.which], rows=found.rows, size=found.bytes)
     batches.flush()
     tally.take(sampling.result())  # which was taken meanwhile
-    tally.judged(judged)
+    tally.judged(verdicts)
     if job.blobs is not None and going:
         cuts = tuple(part.cut for part in parts if part.cut is not None)
         doomed = Doomed(cuts, [found.dag_run_id for found in going], [found.which for found in going])
         _plan_blobs(job, job.blobs, doomed, tally, manifest)
-    return len(judged)
 
 
 def _plan_blobs(job: Job, blobs: BlobStore, doomed: Doomed, tally: Tally, manifest: ManifestWriter) -> None:

@@ -152,7 +152,7 @@ class MetadataStore(Protocol):
     def measure(self, pieces: Iterable[Doomed]) -> Iterator[RunRows]:
         """What ``delete`` would take now and what it would leave, in no order; runs without rows are left out.
 
-        :param pieces: of what goes, as large as one query may be; the next are asked for while the first are measured.
+        :param pieces: of what goes, each as large as one query may be.
         """
 
     def doomed_references(self, doomed: Doomed, base: BasePath) -> Iterator[RowReference]:

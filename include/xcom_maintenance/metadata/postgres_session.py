@@ -103,7 +103,7 @@ class Session:
     def side_by_side(self, queries: Iterable[Query]) -> Generator[list[Any]]:
         """All rows of each of some queries, in their order; several are on their way at a time.
 
-        They have connections of their own. A query is sent as soon as it is known: the next one may take its time.
+        They have connections of their own.
         """
         idle = [self._another() for _ in range(_LANES)]
 

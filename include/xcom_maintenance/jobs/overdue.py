@@ -11,7 +11,7 @@ from include.xcom_maintenance.core.retention import RunVerdict, given_up
 from include.xcom_maintenance.jobs.cleanup import MEASURED_AT_ONCE, policy_of
 from include.xcom_maintenance.jobs.job import Job, uncollected
 
-#: Runs judged and measured by one statement.
+#: Runs judged at a time.
 _RUNS_AT_ONCE = 50_000
 
 

@@ -54,7 +54,7 @@ from include.xcom_maintenance.metadata.port import (
     UnparsableReference,
     ValueSpan,
 )
-from include.xcom_maintenance.metadata.postgres_session import BY_INDEX, IN_PAGE_ORDER, Query, Session
+from include.xcom_maintenance.metadata.postgres_session import BY_INDEX, IN_PAGE_ORDER, Session
 
 
 class PostgresMetadataStore:
@@ -212,17 +212,12 @@ class PostgresMetadataStore:
         return Sample(float(found[0][0]) / 100, groups)
 
     def measure(self, pieces: Iterable[Doomed]) -> Iterator[RunRows]:
-        cuts: list[int] = []  # of the queries, by their positions
-
-        def queries() -> Iterator[Query]:
-            for which, wanted in self._measuring(pieces):
-                cuts.append(which)
-                yield wanted.measure, wanted.parameters, wanted.access
-
-        with closing(self._session.side_by_side(queries())) as answers:
-            for number, rows in enumerate(answers):
+        wanted = list(self._measuring(pieces))
+        queries = [(statements.measure, statements.parameters, statements.access) for _, statements in wanted]
+        with closing(self._session.side_by_side(queries)) as answers:
+            for (which, _), rows in zip(wanted, answers, strict=True):
                 for run, *figures in rows:
-                    yield _run_rows(run, cuts[number], *figures)
+                    yield _run_rows(run, which, *figures)
 
     def _measuring(self, pieces: Iterable[Doomed]) -> Iterator[tuple[int, retention.Retention]]:
         """The statements of each cut of each piece, by its position."""

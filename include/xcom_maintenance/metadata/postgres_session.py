@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from copy import copy
@@ -16,8 +16,6 @@ from include.xcom_maintenance.core.errors import TryAgain
 from include.xcom_maintenance.metadata.postgres_errors import translated
 
 _T = TypeVar("_T")
-#: A statement, its parameters, and how to get at the rows (``BY_INDEX`` or ``IN_PAGE_ORDER``).
-Query = tuple[str, Mapping[str, Any], str]
 _FETCH = 5_000
 _log = logging.getLogger("xcom_maintenance")
 #: Local to the transaction, which survives a pooler that hands connections round. The memory keeps sorts and hashes of
@@ -100,15 +98,20 @@ class Session:
                 return query(cursor)
         raise AssertionError("the attempts end with a result or an error")
 
-    def side_by_side(self, queries: Iterable[Query]) -> Generator[list[Any]]:
+    def side_by_side(self, queries: Sequence[tuple[str, Mapping[str, Any], str]]) -> Generator[list[Any]]:
         """All rows of each of some queries, in their order; several are on their way at a time.
 
-        They have connections of their own.
+        A single one takes this connection, more than one have others of their own.
+
+        :param queries: what ``rows`` takes.
         """
+        if len(queries) == 1:
+            [(statement, parameters, access)] = queries
+            yield self.rows(statement, parameters, access=access)
+            return
         idle = [self._another() for _ in range(_LANES)]
 
-        def answer(query: Query) -> list[Any]:
-            statement, parameters, access = query
+        def query(statement: str, parameters: Mapping[str, Any], access: str) -> list[Any]:
             lane = idle.pop()
             try:
                 return lane.rows(statement, parameters, access=access)
@@ -117,7 +120,7 @@ class Session:
 
         with ThreadPoolExecutor(_LANES) as pool:
             try:
-                yield from pool.map(answer, queries)
+                yield from pool.map(query, *zip(*queries, strict=True))
             finally:
                 pool.shutdown(cancel_futures=True)
                 for lane in idle:

@@ -13,9 +13,9 @@ import psycopg
 
 from benchmarks.cleanup import Bench, in_a_process
 from benchmarks.table import Shape
-from include.xcom_maintenance.jobs.audit_findings import WINDOW_DAYS
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
-from include.xcom_maintenance.settings import Settings
+from include.xcom_maintenance.bundle.settings import Settings
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
+from include.xcom_maintenance.size_audit.findings import WINDOW_DAYS
 from local_stack.postgres import PostgresServer
 
 PLAIN = "SELECT dag_id, task_id, key, sum(pg_column_size(value)) FROM xcom GROUP BY 1, 2, 3"

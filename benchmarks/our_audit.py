@@ -18,13 +18,14 @@ from pathlib import Path
 import psycopg
 from airflow.sdk import ObjectStoragePath
 
-from include.xcom_maintenance.detection import SecretDetector
-from include.xcom_maintenance.jobs import secrets, size_audit
-from include.xcom_maintenance.jobs.job import Job
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.bundle.settings import Settings
+from include.xcom_maintenance.detection.secrets import SecretDetector
+from include.xcom_maintenance.flow.job import Job
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.reports.report import Report
-from include.xcom_maintenance.settings import Settings
+from include.xcom_maintenance.size_audit import audit as size_audit
+from include.xcom_maintenance.size_audit import secrets
 
 
 def main() -> None:

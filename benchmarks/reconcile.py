@@ -24,10 +24,10 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from include.xcom_maintenance.blobs.s3 import S3BlobStore
+from include.xcom_maintenance.blobs.s3.store import S3BlobStore
 from include.xcom_maintenance.core.blob_uri import BasePath
-from include.xcom_maintenance.core.orphans import match
 from include.xcom_maintenance.core.records import Blob, RowReference
+from include.xcom_maintenance.reconciliation.merge import match
 from local_stack.postgres import PostgresServer, migrate
 from local_stack.s3 import RcloneS3
 
@@ -246,8 +246,8 @@ def _write(folder: Path, keys: list[str]) -> None:
 
 @contextmanager
 def _reconciliation(server: PostgresServer, s3: RcloneS3) -> Iterator[Any]:
-    from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
-    from include.xcom_maintenance.settings import Settings
+    from include.xcom_maintenance.bundle.settings import Settings
+    from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
     from tests.support.reconciliations import Reconciliation
 
     base = BasePath.parse(f"s3://bench@{BUCKET}/{PREFIX}", setting="blob_base_path")

@@ -35,7 +35,8 @@ import include
 
 include.__path__ = pkgutil.extend_path(include.__path__, "include")
 
-from include.xcom_maintenance import approval, callbacks, trigger_form
+from include.xcom_maintenance.cleanup import form
+from include.xcom_maintenance.flow import approval, callbacks
 
 
 @dag(
@@ -52,25 +53,25 @@ from include.xcom_maintenance import approval, callbacks, trigger_form
     },
     on_failure_callback=callbacks.on_run_failure,
     tags=["xcom", "maintenance"],
-    params=trigger_form.cleanup(),
+    params=form.fields(),
     doc_md=__doc__,
 )
 def xcom_cleanup() -> None:
     @task(multiple_outputs=False)
     def plan() -> dict[str, Any]:
         """Find out what goes and what stays, and write it down; changes nothing."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import cleanup
+        from include.xcom_maintenance.bundle.flows import CLEANUP
+        from include.xcom_maintenance.cleanup.plan import plan
 
-        return tasks.run_plan(cleanup.plan, tasks.CLEANUP)
+        return CLEANUP.plan(plan)
 
     @task(multiple_outputs=False)
     def share_out(planned: dict[str, Any]) -> list[dict[str, Any]]:
         """Divide the plan between tasks; skipped in report mode and if the plan was rejected."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import deletion
+        from include.xcom_maintenance.bundle.flows import CLEANUP
+        from include.xcom_maintenance.cleanup.share_out import share_out
 
-        return tasks.run_part(deletion.share_out, tasks.CLEANUP, planned)
+        return CLEANUP.part(share_out, planned)
 
     # Of a share that failed `finish` tells, once for all of them and with the counts.
     @task(
@@ -80,20 +81,18 @@ def xcom_cleanup() -> None:
     )
     def delete_rows(planned: dict[str, Any], shard: dict[str, Any]) -> dict[str, Any]:
         """Delete the rows of a share, in short transactions that check every condition again."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import deletion
+        from include.xcom_maintenance.bundle.flows import CLEANUP
+        from include.xcom_maintenance.cleanup.delete_rows import delete_rows
 
-        return tasks.run_part(lambda job: deletion.delete_rows(job, shard), tasks.CLEANUP, planned)
+        return CLEANUP.part(lambda job: delete_rows(job, shard), planned)
 
     @task(multiple_outputs=False, trigger_rule=TriggerRule.ALL_DONE)
     def finish(planned: dict[str, Any] | None, shards: list[dict[str, Any]] | None) -> dict[str, Any]:
         """Delete the blobs whose rows are gone, and write the report; fails if a task before it did."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import purge
+        from include.xcom_maintenance.bundle.flows import CLEANUP
+        from include.xcom_maintenance.cleanup.finish import finish
 
-        return tasks.run_finish(
-            lambda job: purge.finish(job, shards or []), tasks.CLEANUP, planned, begun=shards is not None
-        )
+        return CLEANUP.finish(lambda job: finish(job, shards or []), planned, begun=shards is not None)
 
     planned = plan()
     approved = approval.ApproveLargePlan(task_id="approve", planned=planned)

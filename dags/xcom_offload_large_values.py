@@ -37,7 +37,8 @@ import include
 
 include.__path__ = pkgutil.extend_path(include.__path__, "include")
 
-from include.xcom_maintenance import callbacks, trigger_form
+from include.xcom_maintenance.flow import callbacks
+from include.xcom_maintenance.offload import form
 
 
 @dag(
@@ -54,27 +55,27 @@ from include.xcom_maintenance import callbacks, trigger_form
     },
     on_failure_callback=callbacks.on_run_failure,
     tags=["xcom", "maintenance"],
-    params=trigger_form.offload(),
+    params=form.fields(),
     doc_md=__doc__,
 )
 def xcom_offload_large_values() -> None:
     @task(multiple_outputs=False)
     def plan() -> dict[str, Any]:
         """Find the values that would move, and say what that would give; changes nothing."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.blob_backend import mover
-        from include.xcom_maintenance.jobs import offload
+        from include.xcom_maintenance.bundle.flows import OFFLOAD
+        from include.xcom_maintenance.offload.plan import plan
+        from include.xcom_maintenance.xcom_backend import mover
 
-        return tasks.run_plan(lambda job: offload.plan(job, mover.active()), tasks.OFFLOAD)
+        return OFFLOAD.plan(lambda job: plan(job, mover.active()))
 
     @task(multiple_outputs=False)
     def apply(planned: dict[str, Any]) -> dict[str, Any]:
         """Move the values; skipped in report mode."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.blob_backend import mover
-        from include.xcom_maintenance.jobs import offload_apply
+        from include.xcom_maintenance.bundle.flows import OFFLOAD
+        from include.xcom_maintenance.offload.apply import apply
+        from include.xcom_maintenance.xcom_backend import mover
 
-        return tasks.run_apply(lambda job: offload_apply.apply(job, mover.active()), tasks.OFFLOAD, planned)
+        return OFFLOAD.apply(lambda job: apply(job, mover.active()), planned)
 
     apply(plan())
 

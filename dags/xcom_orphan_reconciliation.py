@@ -37,7 +37,8 @@ import include
 
 include.__path__ = pkgutil.extend_path(include.__path__, "include")
 
-from include.xcom_maintenance import approval, callbacks, trigger_form
+from include.xcom_maintenance.flow import approval, callbacks
+from include.xcom_maintenance.reconciliation import form
 
 
 @dag(
@@ -54,50 +55,50 @@ from include.xcom_maintenance import approval, callbacks, trigger_form
     },
     on_failure_callback=callbacks.on_run_failure,
     tags=["xcom", "maintenance"],
-    params=trigger_form.reconciliation(),
+    params=form.fields(),
     doc_md=__doc__,
 )
 def xcom_orphan_reconciliation() -> None:
     @task(multiple_outputs=False)
     def plan() -> dict[str, Any]:
         """Read the references, and divide the keys between tasks."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import reconciliation
+        from include.xcom_maintenance.bundle.flows import RECONCILIATION
+        from include.xcom_maintenance.reconciliation.plan import plan
 
-        return tasks.run_plan(reconciliation.plan, tasks.RECONCILIATION)
+        return RECONCILIATION.plan(plan)
 
     @task(multiple_outputs=False)
     def split(planned: dict[str, Any]) -> list[dict[str, Any]]:
         """The ranges of keys, one for each task."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import reconciliation
+        from include.xcom_maintenance.bundle.flows import RECONCILIATION
+        from include.xcom_maintenance.reconciliation.plan import split
 
-        return tasks.run_part(reconciliation.split, tasks.RECONCILIATION, planned, reports=True)
+        return RECONCILIATION.part(split, planned, reports=True)
 
     @task(multiple_outputs=False, map_index_template="{{ task.op_kwargs['shard']['shard'] }}")
     def find(planned: dict[str, Any], shard: dict[str, Any]) -> dict[str, Any]:
         """Compare the listing of a range of keys with its references; changes nothing."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import reconciliation
+        from include.xcom_maintenance.bundle.flows import RECONCILIATION
+        from include.xcom_maintenance.reconciliation.find import find
 
-        return tasks.run_part(lambda job: reconciliation.find(job, shard), tasks.RECONCILIATION, planned, reports=True)
+        return RECONCILIATION.part(lambda job: find(job, shard), planned, reports=True)
 
     # Without a range, which is if a reference cannot be read, there is nothing to find but something to say.
     @task(multiple_outputs=False, trigger_rule=TriggerRule.NONE_FAILED)
     def decide(planned: dict[str, Any]) -> dict[str, Any]:
         """Join what was found into the manifest and the report; the guard looks at it."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import reconciliation
+        from include.xcom_maintenance.bundle.flows import RECONCILIATION
+        from include.xcom_maintenance.reconciliation.decide import decide
 
-        return tasks.run_decide(reconciliation.decide, tasks.RECONCILIATION, planned)
+        return RECONCILIATION.decide(decide, planned)
 
     @task(multiple_outputs=False)
     def share_out(found: dict[str, Any]) -> list[dict[str, Any]]:
         """Divide the orphans between tasks; skipped in report mode and if the plan was rejected."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import disposal
+        from include.xcom_maintenance.bundle.flows import RECONCILIATION
+        from include.xcom_maintenance.reconciliation.share_out import share_out
 
-        return tasks.run_part(disposal.share_out, tasks.RECONCILIATION, found)
+        return RECONCILIATION.part(share_out, found)
 
     # Of a share that failed `finish` tells, once for all of them and with the counts.
     @task(
@@ -107,20 +108,18 @@ def xcom_orphan_reconciliation() -> None:
     )
     def sweep(found: dict[str, Any], shard: dict[str, Any]) -> dict[str, Any]:
         """Verify each orphan of a share again, and dispose of it."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import disposal
+        from include.xcom_maintenance.bundle.flows import RECONCILIATION
+        from include.xcom_maintenance.reconciliation.sweep_orphans import sweep_orphans
 
-        return tasks.run_part(lambda job: disposal.sweep_orphans(job, shard), tasks.RECONCILIATION, found)
+        return RECONCILIATION.part(lambda job: sweep_orphans(job, shard), found)
 
     @task(multiple_outputs=False, trigger_rule=TriggerRule.ALL_DONE)
     def finish(found: dict[str, Any] | None, shards: list[dict[str, Any]] | None) -> dict[str, Any]:
         """Purge the quarantine and write the report; fails if a task before it did."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import disposal
+        from include.xcom_maintenance.bundle.flows import RECONCILIATION
+        from include.xcom_maintenance.reconciliation.finish import finish
 
-        return tasks.run_finish(
-            lambda job: disposal.finish(job, shards or []), tasks.RECONCILIATION, found, begun=shards is not None
-        )
+        return RECONCILIATION.finish(lambda job: finish(job, shards or []), found, begun=shards is not None)
 
     planned = plan()
     looked = find.partial(planned=planned).expand(shard=split(planned))

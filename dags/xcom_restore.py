@@ -35,7 +35,8 @@ import include
 
 include.__path__ = pkgutil.extend_path(include.__path__, "include")
 
-from include.xcom_maintenance import callbacks, trigger_form
+from include.xcom_maintenance.flow import callbacks
+from include.xcom_maintenance.restore import form
 
 
 @dag(
@@ -52,25 +53,25 @@ from include.xcom_maintenance import callbacks, trigger_form
     },
     on_failure_callback=callbacks.on_run_failure,
     tags=["xcom", "maintenance"],
-    params=trigger_form.restore(),
+    params=form.fields(),
     doc_md=__doc__,
 )
 def xcom_restore() -> None:
     @task(multiple_outputs=False)
     def plan() -> dict[str, Any]:
         """Find out which archived rows could return, and write it down; changes nothing."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import restore
+        from include.xcom_maintenance.bundle.flows import RESTORE
+        from include.xcom_maintenance.restore.steps import plan
 
-        return tasks.run_plan(restore.plan, tasks.RESTORE)
+        return RESTORE.plan(plan)
 
     @task(multiple_outputs=False)
     def apply(planned: dict[str, Any]) -> dict[str, Any]:
         """Put the rows back; skipped in report mode."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.jobs import restore
+        from include.xcom_maintenance.bundle.flows import RESTORE
+        from include.xcom_maintenance.restore.steps import apply
 
-        return tasks.run_apply(restore.apply, tasks.RESTORE, planned)
+        return RESTORE.apply(apply, planned)
 
     apply(plan())
 

@@ -36,7 +36,8 @@ import include
 
 include.__path__ = pkgutil.extend_path(include.__path__, "include")
 
-from include.xcom_maintenance import callbacks, trigger_form
+from include.xcom_maintenance.flow import callbacks
+from include.xcom_maintenance.key_rotation import form
 
 
 @dag(
@@ -53,27 +54,27 @@ from include.xcom_maintenance import callbacks, trigger_form
     },
     on_failure_callback=callbacks.on_run_failure,
     tags=["xcom", "maintenance"],
-    params=trigger_form.rotate_keys(),
+    params=form.fields(),
     doc_md=__doc__,
 )
 def xcom_rotate_keys() -> None:
     @task(multiple_outputs=False)
     def plan() -> dict[str, Any]:
         """Find out which key holds what, and write it down; changes nothing."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.blob_backend.vault import BackendVault
-        from include.xcom_maintenance.jobs import rotate
+        from include.xcom_maintenance.bundle.flows import ROTATION
+        from include.xcom_maintenance.key_rotation.plan import plan
+        from include.xcom_maintenance.xcom_backend.vault import BackendVault
 
-        return tasks.run_plan(lambda job: rotate.plan(job, BackendVault()), tasks.ROTATION)
+        return ROTATION.plan(lambda job: plan(job, BackendVault()))
 
     @task(multiple_outputs=False)
     def apply(planned: dict[str, Any]) -> dict[str, Any]:
         """Re-encrypt, and count again; skipped in report mode."""
-        from include.xcom_maintenance import tasks
-        from include.xcom_maintenance.blob_backend.vault import BackendVault
-        from include.xcom_maintenance.jobs import rotate
+        from include.xcom_maintenance.bundle.flows import ROTATION
+        from include.xcom_maintenance.key_rotation.apply import apply
+        from include.xcom_maintenance.xcom_backend.vault import BackendVault
 
-        return tasks.run_apply(lambda job: rotate.apply(job, BackendVault()), tasks.ROTATION, planned)
+        return ROTATION.apply(lambda job: apply(job, BackendVault()), planned)
 
     apply(plan())
 

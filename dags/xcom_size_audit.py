@@ -42,7 +42,8 @@ import include
 
 include.__path__ = pkgutil.extend_path(include.__path__, "include")
 
-from include.xcom_maintenance import callbacks, trigger_form
+from include.xcom_maintenance.flow import callbacks
+from include.xcom_maintenance.size_audit import form
 
 #: Updated by every audit, with the headline in the extra of the event.
 AUDITED = Asset("xcom_size_audit")
@@ -62,7 +63,7 @@ AUDITED = Asset("xcom_size_audit")
     },
     on_failure_callback=callbacks.on_run_failure,
     tags=["xcom", "maintenance"],
-    params=trigger_form.size_audit(),
+    params=form.fields(),
     doc_md=__doc__,
 )
 def xcom_size_audit() -> None:
@@ -71,10 +72,20 @@ def xcom_size_audit() -> None:
         """Measure the table and write the report."""
         from airflow.sdk import get_current_context
 
-        from include.xcom_maintenance import audit_parts, tasks
+        from include.xcom_maintenance.bundle.flows import SIZE_AUDIT, publish
+        from include.xcom_maintenance.detection.secrets import SecretDetector
+        from include.xcom_maintenance.size_audit.audit import audit
+        from include.xcom_maintenance.xcom_backend.channel import TaskChannel
 
-        summary = tasks.run_plan(audit_parts.of_task(get_current_context()), tasks.AUDIT)
-        tasks.publish(AUDITED, summary)
+        context = get_current_context()
+        summary = SIZE_AUDIT.plan(
+            lambda job: audit(
+                job,
+                channel=TaskChannel.of(context, metadata=job.metadata, blobs=job.blobs),
+                make_detector=SecretDetector,
+            )
+        )
+        publish(AUDITED, summary)
         return summary
 
     audit()

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from local_stack.azure import Azurite
 from local_stack.gcs import GcsEmulator
 from local_stack.postgres import PostgresServer, migrate

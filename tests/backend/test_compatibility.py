@@ -16,7 +16,7 @@ from xcom_blob_backend import XComBlobBackend
 from xcom_blob_backend.errors import BlobDamaged, BlobMissing
 from xcom_blob_backend.reference import BlobReference, SealedValue
 
-from include.xcom_maintenance import stores
+from include.xcom_maintenance.blobs import opening as stores
 from local_stack.s3 import RcloneS3
 from tests.backend.conftest import AT, KEYS, Configure, files_in, pull, push
 from tests.backend.stored import in_bucket

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg2
 import pytest
 
-from include.xcom_maintenance.metadata.port import MetadataStore
+from include.xcom_maintenance.metadata.ports import MetadataStore
 from tests.conftest import Database
 
 

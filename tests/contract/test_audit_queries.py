@@ -14,10 +14,10 @@ import pytest
 
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import StoreUnavailable
-from include.xcom_maintenance.core.growth import day_number
 from include.xcom_maintenance.core.sizes import NULL_CLASS, class_of
 from include.xcom_maintenance.core.table_figures import GroupKind, SizeGroup
-from include.xcom_maintenance.metadata.port import MetadataStore
+from include.xcom_maintenance.metadata.ports import MetadataStore
+from include.xcom_maintenance.size_audit.growth import day_number
 from tests.conftest import Database
 from tests.support.history import NOW, History, days_ago
 

@@ -19,7 +19,7 @@ from include.xcom_maintenance.blobs.azure import AzureBlobStore
 from include.xcom_maintenance.blobs.files import FileBlobStore
 from include.xcom_maintenance.blobs.gcs import GcsBlobStore
 from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
-from include.xcom_maintenance.blobs.s3 import S3BlobStore
+from include.xcom_maintenance.blobs.s3.store import S3BlobStore
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
 from local_stack.azure import Azurite

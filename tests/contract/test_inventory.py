@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from include.xcom_maintenance.blobs import inventory_files
+from include.xcom_maintenance.blobs.inventory import files as inventory_files
 from include.xcom_maintenance.blobs.port import DeleteResult
 from include.xcom_maintenance.blobs.sorting import sorted_by_key
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable

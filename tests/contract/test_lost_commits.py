@@ -8,9 +8,9 @@ from typing import ClassVar
 import psycopg
 import pytest
 
-from include.xcom_maintenance.core.records import Cut, Doomed
+from include.xcom_maintenance.bundle.settings import Settings
+from include.xcom_maintenance.core.runs import Cut, Doomed
 from include.xcom_maintenance.reports.archive import Archives
-from include.xcom_maintenance.settings import Settings
 from tests.conftest import Database
 from tests.support.archive import archive_rows
 from tests.support.cleanups import Cleanup

@@ -8,13 +8,15 @@ from datetime import timedelta
 import pytest
 
 from include.xcom_maintenance.core.blob_uri import BasePath
-from include.xcom_maintenance.core.causes import Cause, cause_of
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
-from include.xcom_maintenance.core.records import Coordinates, Cut, Doomed
+from include.xcom_maintenance.core.records import Coordinates
 from include.xcom_maintenance.core.reference_formats import HEX as ANY_HEX
 from include.xcom_maintenance.core.reference_formats import KNOWN, layout
-from include.xcom_maintenance.metadata.port import MetadataStore, UnparsableReference
-from include.xcom_maintenance.metadata.postgres_sql import KNOWN_REVISIONS
+from include.xcom_maintenance.core.runs import Cut, Doomed
+from include.xcom_maintenance.metadata.ports import MetadataStore
+from include.xcom_maintenance.metadata.ports.reconciliation import UnparsableReference
+from include.xcom_maintenance.metadata.postgres.rows import KNOWN_REVISIONS
+from include.xcom_maintenance.reconciliation.causes import Cause, cause_of
 from tests.conftest import Database
 from tests.support.history import NOW, History, SeededRun, days_ago
 

@@ -12,8 +12,9 @@ import pytest
 
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import ArchivedRow
-from include.xcom_maintenance.metadata.port import MetadataStore, Return
-from include.xcom_maintenance.metadata.postgres_archive import RETURNING, Lines, copy_deleted
+from include.xcom_maintenance.metadata.ports import MetadataStore
+from include.xcom_maintenance.metadata.ports.restore import Return
+from include.xcom_maintenance.metadata.postgres.archive import RETURNING, Lines, copy_deleted
 from include.xcom_maintenance.reports.archive import Archives
 from include.xcom_maintenance.reports.archive_file import parse_row
 from tests.conftest import Database

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from include.xcom_maintenance.core.records import Cut, Doomed, Run, Scope, Selection, YoungerRuns
-from include.xcom_maintenance.metadata import postgres_retention as retention
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.core.runs import Cut, Doomed, Run, Scope, Selection, YoungerRuns
+from include.xcom_maintenance.metadata.postgres import retention
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from tests.conftest import Database
 from tests.support.history import History, days_ago, has_column
 from tests.support.worlds import World, WorldRun, latest_values, rows_left, worlds, write

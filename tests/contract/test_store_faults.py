@@ -18,9 +18,9 @@ from include.xcom_maintenance.blobs.azure import AzureBlobStore
 from include.xcom_maintenance.blobs.canary import CANARY_PREFIX
 from include.xcom_maintenance.blobs.gcs import GcsBlobStore
 from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
-from include.xcom_maintenance.blobs.s3 import S3BlobStore
-from include.xcom_maintenance.blobs.s3_delete import Conditions
-from include.xcom_maintenance.blobs.s3_requests import impatient, patient
+from include.xcom_maintenance.blobs.s3.delete import Conditions
+from include.xcom_maintenance.blobs.s3.requests import impatient, patient
+from include.xcom_maintenance.blobs.s3.store import S3BlobStore
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError, StoreUnavailable
 from local_stack.faults import Answer, FaultProxy, Request, s3_error

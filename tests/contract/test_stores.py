@@ -12,15 +12,16 @@ import pytest
 
 from include.xcom_maintenance.blobs.azure import AzureBlobStore
 from include.xcom_maintenance.blobs.gcs import GcsBlobStore
-from include.xcom_maintenance.blobs.inventory import InventoriedBlobStore
+from include.xcom_maintenance.blobs.inventory.store import InventoriedBlobStore
+from include.xcom_maintenance.blobs.opening import open_blobs
 from include.xcom_maintenance.blobs.port import DeleteResult
-from include.xcom_maintenance.blobs.s3 import S3BlobStore
+from include.xcom_maintenance.blobs.s3.store import S3BlobStore
 from include.xcom_maintenance.core.errors import ConfigurationError
-from include.xcom_maintenance.settings import Layer, resolve
-from include.xcom_maintenance.stores import open_blobs
+from include.xcom_maintenance.settings.layers import Layer
 from local_stack.azure import Azurite
 from local_stack.gcs import GcsEmulator
 from local_stack.s3 import MotoS3
+from tests.support.settings import resolve
 
 
 def opened(**settings: Any) -> Any:

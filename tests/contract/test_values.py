@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from include.xcom_maintenance.metadata import postgres_values
-from include.xcom_maintenance.metadata.port import PushedValue, ValuePosition, ValueSpan
+from include.xcom_maintenance.metadata.ports.size_audit import PushedValue, ValuePosition, ValueSpan
+from include.xcom_maintenance.metadata.postgres import values as postgres_values
 from tests.conftest import Database
 from tests.support.history import History, days_ago
 

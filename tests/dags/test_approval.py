@@ -12,7 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from include.xcom_maintenance.reports.report import Approval
 from tests.dags.conftest import Bucket
 from tests.support.bundle import Bundle
@@ -239,7 +239,7 @@ def test_a_finished_run_whose_tasks_are_cleared_deletes_nothing_more(
 
 def fails(bundle: Bundle, task_id: str, error: BaseException) -> None:
     """What Airflow does when a task has failed for good."""
-    from include.xcom_maintenance import callbacks
+    from include.xcom_maintenance.flow import callbacks
 
     run = SimpleNamespace(dag_id=CLEANUP, run_id="r", task_id=task_id, conf={})
     with bundle.configured():

@@ -199,12 +199,12 @@ def test_a_report_path_that_cannot_be_written(
 
 
 def test_a_policy_file_that_is_not_yaml(bundle: Bundle, history: History, rows: object, tmp_path: Any) -> None:
-    from include.xcom_maintenance import settings
+    from include.xcom_maintenance.settings import sources
 
     path = tmp_path / "xcom_maintenance.yaml"
     path.write_text("retention: [\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(settings.file_layer, "__defaults__", (path,))
+        patch.setattr(sources.file_layer, "__defaults__", (path,))
         fails(bundle, history, "xcom_maintenance.yaml", "not YAML at line 2")
         path.write_text("max_age_days: -2\n")
         fails(bundle, history, "max_age_days from the include/xcom_maintenance.yaml")

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from include.xcom_maintenance.settings import Settings
+from include.xcom_maintenance.bundle.settings import Settings
 from tests.conftest import Database
 from tests.support.cleanups import Cleanup
 from tests.support.history import History, SeededRun, days_ago

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.xcom_maintenance.jobs import courtesy as courtesies
-from include.xcom_maintenance.jobs import deletion
-from include.xcom_maintenance.jobs.courtesy import Courtesy
-from include.xcom_maintenance.metadata.port import Pressure
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
-from include.xcom_maintenance.settings import Settings
+from include.xcom_maintenance.bundle.settings import Settings
+from include.xcom_maintenance.cleanup import delete_rows as deletion
+from include.xcom_maintenance.flow import courtesy as courtesies
+from include.xcom_maintenance.flow.courtesy import Courtesy
+from include.xcom_maintenance.metadata.ports.shared import Pressure
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from tests.conftest import Database
 from tests.dags.conftest import Bucket
 from tests.support.archive import archive_rows

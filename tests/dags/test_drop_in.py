@@ -87,7 +87,7 @@ for case in json.load(sys.stdin):
         for file in case["files"]:
             runpy.run_path(file)
         import include.users_own
-        importlib.import_module("include.xcom_maintenance.tasks")
+        importlib.import_module("include.xcom_maintenance.bundle.flows")
         os._exit(0)
     if os.wait()[1] != 0:
         failed.append(case["name"])

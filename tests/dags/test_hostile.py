@@ -13,7 +13,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from include.xcom_maintenance.core.errors import StoreUnavailable
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from tests.dags.conftest import Bucket
 from tests.support.bundle import Bundle
 from tests.support.history import History, SeededRun

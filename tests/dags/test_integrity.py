@@ -165,11 +165,13 @@ def test_parsing_does_not_import_what_only_tasks_need(fresh_parse: dict[str, lis
     assert {name for name in imported if name.split(".")[0] == "include"} == {
         "include",
         "include.xcom_maintenance",
-        "include.xcom_maintenance.approval",
-        "include.xcom_maintenance.callbacks",
+        "include.xcom_maintenance.flow",
+        "include.xcom_maintenance.flow.approval",
+        "include.xcom_maintenance.flow.callbacks",
+        "include.xcom_maintenance.flow.form",
         "include.xcom_maintenance.reports",
         "include.xcom_maintenance.reports.report",
-        "include.xcom_maintenance.trigger_form",
+        *(f"include.xcom_maintenance.{room}{form}" for room in ROOMS for form in ("", ".form")),
     }
     others = {name for name in imported if name.split(".")[0] not in {"include", *sys.stdlib_module_names}}
     # The operator that asks for approval imports its trigger, and that imports asgiref.
@@ -192,31 +194,22 @@ def test_no_dag_is_lost_in_an_environment_that_has_an_arbitrary_answer_to_every_
 
 # -- the floors: imports only downwards ------------------------------------------------------------------------------
 
-#: Part of the library -> its floor. A part may import from itself and from lower floors.
-FLOORS = {
-    "core": 0,
-    "settings": 1,
-    "reports": 1,
-    "metadata": 1,
-    "blobs": 1,
-    "jobs": 2,
-    "stores": 2,
-    "detection": 2,
-    "metrics": 2,
-    "notify": 2,
-    "blob_backend": 3,
-    "run_context": 3,
-    "task_channel": 3,
-    "trigger_form": 3,
-    "audit_parts": 4,
-    "news": 4,
-    "approval": 5,
-    "callbacks": 5,
-    "tasks": 5,
-}
-#: What the parts that are free of adapters may import from outside the standard library.
-THIRD_PARTY = {"core": set(), "jobs": set(), "settings": {"pydantic", "yaml"}, "trigger_form": {"airflow"}}
-PORTS = {"metadata", "blobs"}
+#: From the top. What is in a room may import from the room itself and from lower floors.
+FLOORS = (
+    "bundle",
+    "cleanup size_audit reconciliation offload restore key_rotation",
+    "retention sweep",
+    "flow",
+    "blobs detection metadata reports xcom_backend",
+    "settings",
+    "core",
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(reversed(FLOORS)) for room in rooms.split()}
+ROOMS = FLOORS[1].split()
+#: Of rooms with adapters the rooms above the flow see these modules.
+PORTS = {"blobs": "port", "detection": "port", "metadata": "ports", "xcom_backend": "port"}
+#: What they, and the core, may import from outside the standard library, by the name of the module.
+THIRD_PARTY = {"form": {"airflow"}, "settings": {"pydantic"}}
 PACKAGE = "include.xcom_maintenance"
 
 
@@ -231,35 +224,39 @@ def _imports(file: Path, *, top_level_only: bool = False) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _modules() -> list[tuple[str, Path]]:
-    """(part of the library, file) for every file but the package's own ``__init__``."""
-    files = (file for file in sorted(LIBRARY.rglob("*.py")) if file.parent != LIBRARY or file.stem != "__init__")
-    return [(file.relative_to(LIBRARY).parts[0].removesuffix(".py"), file) for file in files]
+FILES = sorted(file for file in LIBRARY.rglob("*.py") if file != LIBRARY / "__init__.py")
 
 
-def _part_of(name: str) -> str | None:
-    """The part of the library that an imported name belongs to; None if it is none of ours."""
+def _room_of(name: str) -> str | None:
+    """The room that an imported name belongs to; None if it is none of ours."""
     return name.removeprefix(f"{PACKAGE}.").split(".")[0] if name.startswith(f"{PACKAGE}.") else None
 
 
-@pytest.mark.parametrize(("part", "file"), [pytest.param(*m, id=str(m[1].relative_to(LIBRARY))) for m in _modules()])
-def test_no_module_imports_upwards_sideways_or_an_adapter_that_it_should_not_know(part: str, file: Path) -> None:
-    assert part in FLOORS, f"say on which floor {part} is"
+@pytest.mark.parametrize("file", [pytest.param(file, id=str(file.relative_to(LIBRARY))) for file in FILES])
+def test_no_module_imports_upwards_sideways_or_an_adapter_that_it_should_not_know(file: Path) -> None:
+    room = file.relative_to(LIBRARY).parts[0]
+    sees_ports_only = FLOOR_OF[room] > FLOOR_OF["flow"] and room != "bundle"
     for name in _imports(file):
-        other = _part_of(name)
-        root = name.split(".")[0]
-        if other is None and root not in sys.stdlib_module_names:
-            assert part not in THIRD_PARTY or root in THIRD_PARTY[part], f"{part} imports {name}"
+        other, root = _room_of(name), name.split(".")[0]
+        if other is not None and other != room:
+            assert FLOOR_OF[other] < FLOOR_OF[room], f"{room} imports {name}, which is not below it"
+            if sees_ports_only and other in PORTS:
+                assert name.startswith(f"{PACKAGE}.{other}.{PORTS[other]}."), f"a step sees ports, never {name}"
+        elif other is None and root not in sys.stdlib_module_names:
             assert root != "include", f"{name} is none of ours"
-        elif other is not None and other != part:
-            assert FLOORS[other] < FLOORS[part], f"{part} imports {name}, which is not below it"
-            if part == "jobs" and other in PORTS:
-                assert name.startswith(f"{PACKAGE}.{other}.port."), f"a job sees ports, never {name}"
+            if sees_ports_only or room in {"bundle", "core"}:
+                assert root in THIRD_PARTY.get(file.stem, ()), f"{file.name} imports {name}"
+
+
+def test_nothing_lies_loose_beside_the_rooms() -> None:
+    assert {file.name for file in LIBRARY.iterdir() if file.is_file()} <= {"__init__.py", ".airflowignore"}
+    assert {folder.name for folder in LIBRARY.iterdir() if folder.is_dir()} - {"__pycache__"} == set(FLOOR_OF)
 
 
 @pytest.mark.parametrize("dag_id", STEMS)
 def test_no_dag_file_imports_more_at_its_top_than_the_sdk_and_light_modules(dag_id: str) -> None:
-    allowed = {"include", *(f"{PACKAGE}.{name}" for name in ("approval", "callbacks", "trigger_form"))}
+    light = ("flow.approval", "flow.callbacks", *(f"{room}.form" for room in ROOMS))
+    allowed = {"include", *(f"{PACKAGE}.{name}" for name in light)}
     for name in _imports(DAGS / f"{dag_id}.py", top_level_only=True):
         root = name.split(".")[0]
         assert name in allowed or root in sys.stdlib_module_names or name.startswith("airflow.sdk."), name

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from include.xcom_maintenance.blobs.files import FileBlobStore
+from include.xcom_maintenance.bundle.settings import Settings
+from include.xcom_maintenance.cleanup import delete_rows as deletion
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import SharesFailed, StoreUnavailable
-from include.xcom_maintenance.jobs import deletion
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from include.xcom_maintenance.reports.archive import Archives
 from include.xcom_maintenance.reports.place import ReportPlace
-from include.xcom_maintenance.settings import Settings
 from tests.conftest import Database
 from tests.support.cleanups import Cleanup
 from tests.support.history import History
@@ -135,7 +135,7 @@ def test_killed_at_every_moment_and_run_again_it_ends_in_the_same_state(deployme
 SCRIPT = """
 import os, signal, sys, psycopg
 from pathlib import Path
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from tests.dags import test_killed as t
 
 conninfo, folder, phase, moment, run_id = sys.argv[1:]

@@ -12,15 +12,14 @@ import psycopg
 import pytest
 
 from include.xcom_maintenance.blobs.files import FileBlobStore
+from include.xcom_maintenance.bundle.settings import Settings
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import SharesFailed
 from include.xcom_maintenance.core.records import Blob
-from include.xcom_maintenance.jobs import sweep
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
-from include.xcom_maintenance.reports import ledger
-from include.xcom_maintenance.reports.ledger import Ledger
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from include.xcom_maintenance.reports.place import ReportPlace
-from include.xcom_maintenance.settings import Settings
+from include.xcom_maintenance.sweep import ledger, sweep
+from include.xcom_maintenance.sweep.ledger import Ledger
 from local_stack.s3 import RcloneS3
 from tests.conftest import Database
 from tests.support.history import History, days_ago
@@ -58,7 +57,7 @@ SCRIPT = """
 import os, signal, sys, psycopg
 from pathlib import Path
 from include.xcom_maintenance.blobs.files import FileBlobStore
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from tests.dags import test_ledger as t
 from tests.support.interruptions import interrupted_at
 

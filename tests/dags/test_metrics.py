@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from include.xcom_maintenance import metrics
+from include.xcom_maintenance.flow import metrics
 from include.xcom_maintenance.reports.report import Report
 from local_stack.processes import clean_environment
 from tests.conftest import REPOSITORY
@@ -23,7 +23,7 @@ _EMIT = """
 import json, sys
 from airflow.sdk.observability import stats
 from airflow.sdk.observability.metrics import stats_utils
-from include.xcom_maintenance import metrics
+from include.xcom_maintenance.flow import metrics
 from include.xcom_maintenance.reports.report import Report
 
 stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=True)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from include.xcom_maintenance import notify
-from include.xcom_maintenance.news import tell
+from include.xcom_maintenance.flow import notifier as notify
+from include.xcom_maintenance.flow.news import tell
 from include.xcom_maintenance.reports.enforcement import Enforcement
 from tests.support.bundle import Bundle, Outcome
 from tests.support.history import NOW, History, days_ago
@@ -75,7 +75,7 @@ def age(bundle: Bundle, *, first_run: float, last_enforced: float | None = None,
 
 def failed(bundle: Bundle, error: Exception | None, **context: Any) -> None:
     """What Airflow does when a task has failed for good."""
-    from include.xcom_maintenance import callbacks
+    from include.xcom_maintenance.flow import callbacks
 
     run = SimpleNamespace(dag_id=CLEANUP, run_id="r", task_id="plan", conf={})
     with bundle.configured():
@@ -121,7 +121,7 @@ def test_a_worker_that_was_killed_is_told_though_nothing_is_known_but_the_task(t
 
 def run_failed(bundle: Bundle) -> None:
     """What the DAG processor does when a run has failed."""
-    from include.xcom_maintenance import callbacks
+    from include.xcom_maintenance.flow import callbacks
 
     run = SimpleNamespace(dag_id=CLEANUP, run_id="r", conf={})
     with bundle.configured():

@@ -14,8 +14,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
-from include.xcom_maintenance.settings import Settings
+from include.xcom_maintenance.bundle.settings import Settings
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from tests.conftest import Database
 from tests.support.cleanups import Cleanup
 from tests.support.history import History

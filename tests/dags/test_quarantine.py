@@ -15,7 +15,7 @@ import pytest
 from include.xcom_maintenance.blobs.files import FileBlobStore
 from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
 from include.xcom_maintenance.core.errors import StoreUnavailable
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from local_stack.postgres import ROLE
 from tests.support.bundle import Bundle, Outcome
 from tests.support.history import History, SeededRun, days_ago

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from include.xcom_maintenance.settings import Settings
+from include.xcom_maintenance.bundle.settings import Settings
 from local_stack.s3 import MotoS3
 from tests.support.bundle import Bundle
 from tests.support.history import History

@@ -25,9 +25,9 @@ import psycopg
 import pytest
 from airflow.providers.common.io.xcom import backend as stock
 
-from include.xcom_maintenance.blobs.s3 import S3BlobStore
+from include.xcom_maintenance.blobs.s3.store import S3BlobStore
+from include.xcom_maintenance.bundle.settings import Settings
 from include.xcom_maintenance.core.blob_uri import BasePath
-from include.xcom_maintenance.settings import Settings
 from local_stack.s3 import MotoS3, RcloneS3
 from tests.conftest import Database
 from tests.support.history import History, SeededRun

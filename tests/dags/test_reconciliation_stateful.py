@@ -35,12 +35,12 @@ from hypothesis.stateful import (
 )
 
 from include.xcom_maintenance.blobs.files import FileBlobStore
+from include.xcom_maintenance.bundle.settings import Settings
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.records import Blob
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from include.xcom_maintenance.reports import html
 from include.xcom_maintenance.reports.place import ReportPlace
-from include.xcom_maintenance.settings import Settings
 from tests.conftest import Database
 from tests.support.history import insert_dag
 from tests.support.interruptions import Killed, interrupted_at, killed_at

@@ -262,7 +262,7 @@ def test_a_row_whose_run_ended_before_the_last_audit_is_not_read_again(bundle: B
 def test_a_text_made_to_be_slow_does_not_hold_up_the_scan_and_no_secret_hides_behind_it() -> None:
     import time
 
-    from include.xcom_maintenance.detection import SecretDetector
+    from include.xcom_maintenance.detection.secrets import SecretDetector
 
     detector = SecretDetector()
     start = time.monotonic()

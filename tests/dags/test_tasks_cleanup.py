@@ -376,7 +376,7 @@ def test_an_archive_table_that_may_not_be_read_stops_the_run_before_any_row_goes
 def test_a_base_path_that_cannot_be_written_stops_the_run_before_any_row_goes(
     bundle: Bundle, bucket: Bucket, history: History
 ) -> None:
-    from include.xcom_maintenance.blobs.s3 import S3BlobStore
+    from include.xcom_maintenance.blobs.s3.store import S3BlobStore
     from include.xcom_maintenance.core.errors import ConfigurationError
 
     old = history.run("a", 30)

@@ -18,7 +18,7 @@ import pytest
 from airflow.sdk.bases.xcom import BaseXCom
 from xcom_blob_backend import XComBlobBackend, config, moving, store
 
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from local_stack.postgres import ROLE
 from tests.backend.stored import in_bucket
 from tests.conftest import Database
@@ -352,7 +352,7 @@ def test_a_row_that_somebody_holds_is_waited_for_and_moves_only_if_it_is_unchang
     import threading
     import time
 
-    from include.xcom_maintenance.core.offloading import Replacement
+    from include.xcom_maintenance.core.values import Replacement
 
     seed(history)
     with database.store() as metadata, database.connect() as other:

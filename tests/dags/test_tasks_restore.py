@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from tests.dags.conftest import Bucket
 from tests.support.archive import archive_rows
 from tests.support.bundle import Bundle, Outcome

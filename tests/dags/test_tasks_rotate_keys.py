@@ -15,7 +15,7 @@ from xcom_blob_backend import reseal, transfer
 from xcom_blob_backend.errors import BlobMisplaced, BlobUndecryptable
 from xcom_blob_backend.header import Coordinates
 
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from local_stack.postgres import ROLE
 from tests.backend.conftest import KEYS, Configure, configure, files_in  # noqa: F401 - a fixture
 from tests.backend.stored import in_bucket

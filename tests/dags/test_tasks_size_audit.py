@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from include.xcom_maintenance.core.audit import ProbeResult, SecretFinding, SecretScan
-from include.xcom_maintenance.core.growth import day_number, day_of
 from include.xcom_maintenance.core.sizes import BANDS, KB, THRESHOLDS
-from include.xcom_maintenance.jobs import size_audit
+from include.xcom_maintenance.size_audit import audit as size_audit
+from include.xcom_maintenance.size_audit.growth import day_number, day_of
+from include.xcom_maintenance.size_audit.results import ProbeResult, SecretFinding, SecretScan
 from local_stack.s3 import MotoS3
 from tests.dags.conftest import Bucket
 from tests.support.bundle import Bundle, Outcome, dags
@@ -355,7 +355,10 @@ class _Parts:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, probe: Any, secrets: Any) -> None:
         whole = size_audit.audit
-        monkeypatch.setattr(size_audit, "audit", lambda job, **_: whole(job, probe=probe, secrets=secrets))
+        monkeypatch.setattr(size_audit, "probe", lambda *_, **__: probe())
+        monkeypatch.setattr(size_audit, "scan", lambda job, _: secrets(job))
+        parts = {"channel": object() if probe else None, "make_detector": object if secrets else None}
+        monkeypatch.setattr(size_audit, "audit", lambda job, **_: whole(job, **parts))
 
 
 def test_what_the_probe_and_the_scan_find_is_judged(
@@ -411,7 +414,7 @@ def test_a_breach_is_told_and_fails_the_run_only_if_it_is_to(bundle: Bundle, his
 
 
 def test_a_breach_that_failed_the_run_is_not_told_twice(bundle: Bundle, history: History, tmp_path: Path) -> None:
-    from include.xcom_maintenance.news import tell_failure
+    from include.xcom_maintenance.flow.news import tell_failure
 
     told = tmp_path / "told.jsonl"
     bundle.variable = {"notifier": "tests.support.notifier.ToFile", "notifier_kwargs": {"path": str(told)}}

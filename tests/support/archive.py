@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from include.xcom_maintenance.metadata.postgres_archive import RETURNING, copy_deleted
+from include.xcom_maintenance.metadata.postgres.archive import RETURNING, copy_deleted
 from include.xcom_maintenance.reports.archive import Archives
 from tests.support.history import History
 

@@ -164,7 +164,7 @@ class Bundle:
         """Ask and answer as the operator of the approval does; returns the question, empty if none was."""
         from airflow.sdk.execution_time.context import set_current_context
 
-        from include.xcom_maintenance import approval
+        from include.xcom_maintenance.flow import approval
 
         dag_run = SimpleNamespace(dag_id=dag_id, run_id=run_id, conf=conf)
         context = {"dag_run": dag_run, "params": {**dags()[dag_id].params.dump(), **conf}}

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
-from include.xcom_maintenance.jobs import cleanup, deletion, purge
-from include.xcom_maintenance.jobs.job import Job
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.bundle.settings import Settings
+from include.xcom_maintenance.cleanup import delete_rows as deletion
+from include.xcom_maintenance.cleanup import finish as purge
+from include.xcom_maintenance.cleanup import plan as cleanup
+from include.xcom_maintenance.flow.job import Job
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from include.xcom_maintenance.reports.archive import Archives
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.reports.report import Report
-from include.xcom_maintenance.settings import Settings
 
 
 @dataclass

@@ -17,8 +17,8 @@ from urllib.parse import quote_plus
 import pyarrow as pa
 from pyarrow import parquet
 
-from include.xcom_maintenance.blobs.inventory import InventoriedBlobStore, inventory_address
-from include.xcom_maintenance.blobs.s3 import S3BlobStore
+from include.xcom_maintenance.blobs.inventory.store import InventoriedBlobStore, inventory_address
+from include.xcom_maintenance.blobs.s3.store import S3BlobStore
 from include.xcom_maintenance.core.blob_uri import BasePath
 from local_stack.s3 import MotoS3, RcloneS3
 

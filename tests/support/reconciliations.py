@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.bundle.settings import Settings
 from include.xcom_maintenance.core.records import DatabaseIdentity
-from include.xcom_maintenance.jobs import disposal, reconciliation
-from include.xcom_maintenance.jobs.job import Job
-from include.xcom_maintenance.metadata.postgres import PostgresMetadataStore
+from include.xcom_maintenance.flow.job import Job
+from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
+from include.xcom_maintenance.reconciliation import finish as disposal
+from include.xcom_maintenance.reconciliation import plan as reconciliation
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.reports.report import Report
-from include.xcom_maintenance.settings import Settings
 
 #: In their order; those from the fourth on change something.
 PHASES = ("plan", "find", "decide", "share_out", "sweep", "finish")

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from include.xcom_maintenance.core.causes import Cause, Circumstances, cause_of
+from include.xcom_maintenance.metadata.ports.reconciliation import Circumstances
+from include.xcom_maintenance.reconciliation.causes import Cause, cause_of
 
 WRITTEN = datetime(2026, 1, 1, tzinfo=UTC)
 BEFORE, AFTER = WRITTEN - timedelta(hours=1), WRITTEN + timedelta(hours=1)

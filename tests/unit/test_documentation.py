@@ -7,8 +7,11 @@ import re
 import pytest
 import yaml
 
-from include.xcom_maintenance.settings import Layer, OffloadSettings, RestoreSettings, RetentionRule, Settings, resolve
+from include.xcom_maintenance.bundle.settings import Settings, SettingsOfOffload, SettingsOfRestore
+from include.xcom_maintenance.retention.settings import RetentionRule
+from include.xcom_maintenance.settings.layers import Layer
 from tests.conftest import REPOSITORY
+from tests.support.settings import resolve
 
 DOCS = REPOSITORY / "docs"
 
@@ -33,8 +36,8 @@ def test_every_setting_is_documented_with_its_default() -> None:
         elif isinstance(default, int | float | str):
             assert listed[name] == f"{default:g}" if isinstance(default, float) else listed[name] == str(default)
     assert set(table_after(rules, "| in a rule |")) == set(RetentionRule.model_fields)
-    assert set(table_after(form, "| in the form |")) == RestoreSettings.FORM_ONLY
-    assert set(table_after(offload, "| in its form |")) == OffloadSettings.FORM_ONLY
+    assert set(table_after(form, "| in the form |")) == SettingsOfRestore.FORM_ONLY | {"mode"}
+    assert set(table_after(offload, "| in its form |")) == SettingsOfOffload.FORM_ONLY | {"mode"}
 
 
 @pytest.mark.parametrize("document", sorted(path.name for path in DOCS.glob("*.md")))

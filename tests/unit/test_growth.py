@@ -6,7 +6,15 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from include.xcom_maintenance.core.growth import DagGrowth, PastAudit, changes, day_number, day_of, forecasts, trend
+from include.xcom_maintenance.size_audit.growth import (
+    DagGrowth,
+    PastAudit,
+    changes,
+    day_number,
+    day_of,
+    forecasts,
+    trend,
+)
 
 START = datetime(2026, 3, 1, 1, 0, tzinfo=UTC)
 

@@ -3,15 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from include.xcom_maintenance.core.guard import (
-    CleanupFigures,
-    CleanupLimits,
+from include.xcom_maintenance.cleanup.guard import CleanupFigures, CleanupLimits, judge_cleanup
+from include.xcom_maintenance.reconciliation.guard import (
     ReconciliationFigures,
     ReconciliationLimits,
-    judge_cleanup,
-    judge_owner,
     judge_reconciliation,
 )
+from include.xcom_maintenance.sweep.owner import judge_owner
 
 FINE = ReconciliationFigures(recognised_blobs=10_000, orphan_blobs=2_000, referenced_blobs=8_000, unparsable=None)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.xcom_maintenance.core.orphans import BlobKind, FoundBlob, UnmatchedReference, match
 from include.xcom_maintenance.core.records import Blob, Coordinates, RowReference
 from include.xcom_maintenance.core.reference_formats import KNOWN
+from include.xcom_maintenance.reconciliation.merge import BlobKind, FoundBlob, UnmatchedReference, match
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 UUID = "11111111-2222-4333-8444-555555555555"

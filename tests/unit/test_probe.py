@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from include.xcom_maintenance.core.audit import ProbeResult
 from include.xcom_maintenance.core.sizes import KB
-from include.xcom_maintenance.jobs import probe
-from include.xcom_maintenance.metadata.port import StoredValue
+from include.xcom_maintenance.metadata.ports.size_audit import StoredValue
 from include.xcom_maintenance.reports.report import Report
+from include.xcom_maintenance.size_audit import probe
+from include.xcom_maintenance.size_audit.results import ProbeResult
 
 
 class Backend:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.xcom_maintenance.jobs.ranges import Sample, divide
+from include.xcom_maintenance.reconciliation.ranges import Sample, divide
 
 KEYS = st.text("aZ-/.éü€😀\udcff", min_size=1, max_size=4)
 

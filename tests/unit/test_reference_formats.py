@@ -7,7 +7,8 @@ import pytest
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import Coordinates
 from include.xcom_maintenance.core.reference_formats import KNOWN
-from include.xcom_maintenance.settings import Layer, resolve
+from include.xcom_maintenance.settings.layers import Layer
+from tests.support.settings import resolve
 
 RUN = "scheduled__2026-01-01T00:00:00+00:00"
 PLACE = f"daily_sales/{RUN}/group.extract"

@@ -10,8 +10,8 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.xcom_maintenance.core.records import Run, Scope, YoungerRuns
-from include.xcom_maintenance.core.retention import Part, Policy, Reason, Rule, RunVerdict, given_up
+from include.xcom_maintenance.core.runs import Run, Scope, YoungerRuns
+from include.xcom_maintenance.retention.policy import Part, Policy, Reason, Rule, RunVerdict, given_up
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = st.integers(0, 40)

@@ -6,10 +6,10 @@ from dataclasses import fields, replace
 
 import pytest
 
-from include.xcom_maintenance.core.scorecard import MEMORY_FACTOR, Figures, Line, Verdict, judge
+from include.xcom_maintenance.bundle.settings import Settings
 from include.xcom_maintenance.core.sizes import BANDS, CUTS, KB, MB, THRESHOLDS, at_least, class_of
-from include.xcom_maintenance.jobs.audit_findings import thresholds_of
-from include.xcom_maintenance.settings import Settings
+from include.xcom_maintenance.size_audit.findings import thresholds_of
+from include.xcom_maintenance.size_audit.scorecard import MEMORY_FACTOR, Figures, Line, Verdict, judge
 
 LIMITS = thresholds_of(Settings())
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from include.xcom_maintenance import settings
+from include.xcom_maintenance.bundle.settings import Settings, SettingsOfRestore
 from include.xcom_maintenance.core.errors import ConfigurationError
-from include.xcom_maintenance.settings import Layer, RestoreSettings, Settings, resolve
+from include.xcom_maintenance.settings import sources as settings
+from include.xcom_maintenance.settings.layers import Layer
+from tests.support.settings import resolve
 
 
 def test_the_form_wins_over_the_variable_over_the_file_over_the_defaults() -> None:
@@ -105,14 +107,14 @@ def test_the_shipped_file_sets_nothing_and_shows_every_setting_with_its_default(
 
 def test_what_to_restore_and_the_mode_of_a_restore_come_from_its_form_only() -> None:
     enforcing = Layer("Variable xcom_maintenance", {"mode": "enforce", "batch_rows": 5})
-    found = resolve([settings.form_layer({"dag_ids": "a, b_*,"}), enforcing], RestoreSettings)
-    assert isinstance(found.settings, RestoreSettings)
+    found = resolve([settings.form_layer({"dag_ids": "a, b_*,"}), enforcing], SettingsOfRestore)
+    assert isinstance(found.settings, SettingsOfRestore)
     assert (found.settings.mode_of("xcom_restore"), found.settings.batch_rows) == ("report", 5)
     assert found.settings.dag_ids == ("a", "b_*")
     assert found.sources == {"dag_ids": "trigger form", "batch_rows": "Variable xcom_maintenance"}
-    assert resolve([settings.form_layer({"mode": "enforce"})], RestoreSettings).settings.mode == "enforce"
+    assert resolve([settings.form_layer({"mode": "enforce"})], SettingsOfRestore).settings.mode == "enforce"
     with pytest.raises(ConfigurationError, match="no setting 'archive'"):
-        resolve([Layer("Variable xcom_maintenance", {"archive": "x"})], RestoreSettings)
+        resolve([Layer("Variable xcom_maintenance", {"archive": "x"})], SettingsOfRestore)
     with pytest.raises(ConfigurationError, match="no setting 'archive'"):
         resolve([settings.form_layer({"archive": "x"})])
 

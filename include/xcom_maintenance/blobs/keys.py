@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice, takewhile
 
-from include.xcom_maintenance.core.orphans import in_byte_order
+from include.xcom_maintenance.core.byte_order import in_byte_order
 
 
 def in_range(key: str, after: str | None, before: str | None) -> bool:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import IO
 
-from include.xcom_maintenance.core.orphans import in_byte_order
+from include.xcom_maintenance.core.byte_order import in_byte_order
 from include.xcom_maintenance.core.records import Blob
 
 #: Blobs that are sorted in memory: about 15 MB.

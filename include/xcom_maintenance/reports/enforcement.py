@@ -62,7 +62,7 @@ def enforcement_of(place: ReportPlace, *, now: datetime, enforced: bool = False)
 
     Never raises: it is not worth a run. What cannot be read counts as a first run.
     """
-    path = place.file("").parent / ".enforcement"
+    path = place.beside(".enforcement")
     known = _read(path)
     if known is not None and not enforced:
         return known
@@ -79,7 +79,7 @@ def enforcement_of(place: ReportPlace, *, now: datetime, enforced: bool = False)
 
 def known_enforcement(place: ReportPlace) -> Enforcement | None:
     """What is known of the DAG of this place, for others to read; None if it has never run."""
-    return _read(place.file("").parent / ".enforcement")
+    return _read(place.beside(".enforcement"))
 
 
 def _read(path: ObjectStoragePath) -> Enforcement | None:

@@ -39,6 +39,11 @@ class ReportPlace:
         self._run_id = run_id
         self._stem = stem_of(run_id)
 
+    @property
+    def root(self) -> ObjectStoragePath:
+        """The report path."""
+        return self._folder.parent
+
     def of(self, dag_id: str, run_id: str | None = None) -> ReportPlace:
         """The files of a run of another DAG, on the same report path.
 
@@ -49,6 +54,13 @@ class ReportPlace:
     def file(self, suffix: str) -> ObjectStoragePath:
         """The run's file with this suffix, such as ``.json``."""
         return self._folder / f"{self._stem}{suffix}"
+
+    def beside(self, name: str) -> ObjectStoragePath:
+        """A file of the DAG beside its reports.
+
+        :param name: begins with a dot, so that no run id leads to it, and whoever collects ``*.json`` does not find it.
+        """
+        return self._folder / name
 
     def write(self, report: Report) -> None:
         """Write the report as JSON, as Markdown and as HTML.

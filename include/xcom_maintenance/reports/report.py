@@ -78,6 +78,8 @@ class Report:
     objections: list[dict[str, str]] = field(default_factory=list)
     #: Of ``Approval``; None for a plan within the limits.
     approval: str | None = None
+    #: What a person is asked about a plan above a limit.
+    question: str | None = None
     warnings: list[str] = field(default_factory=list)
     #: {"type", "message", "setting", "remedy"} of what stopped the run.
     error: dict[str, Any] | None = None

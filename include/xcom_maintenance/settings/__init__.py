@@ -1,42 +1,6 @@
-"""The settings: one validated whole, and where each value came from.
+"""What is configured: the kinds of values, what every DAG has, where settings come from, and what is wrong with them.
 
-Precedence: trigger form, then the Airflow Variable ``xcom_maintenance`` (JSON), then ``include/xcom_maintenance.yaml``,
-then the defaults. ``docs/settings.md`` lists them for users.
+A room declares its own settings in its ``settings.py``; ``bundle/settings.py`` puts them together, so that they are
+validated as one. Precedence: trigger form, then the Airflow Variable ``xcom_maintenance`` (JSON), then
+``include/xcom_maintenance.yaml``, then the defaults. ``docs/settings.md`` lists them for users.
 """
-
-from include.xcom_maintenance.settings.fields import DELETING_DAGS, MODES
-from include.xcom_maintenance.settings.layers import (
-    FILE,
-    VARIABLE,
-    Layer,
-    Resolved,
-    file_layer,
-    form_layer,
-    resolve,
-    variable_layer,
-)
-from include.xcom_maintenance.settings.model import (
-    OffloadSettings,
-    RestoreSettings,
-    RetentionRule,
-    RotateSettings,
-    Settings,
-)
-
-__all__ = [
-    "DELETING_DAGS",
-    "FILE",
-    "MODES",
-    "VARIABLE",
-    "Layer",
-    "OffloadSettings",
-    "Resolved",
-    "RestoreSettings",
-    "RetentionRule",
-    "RotateSettings",
-    "Settings",
-    "file_layer",
-    "form_layer",
-    "resolve",
-    "variable_layer",
-]

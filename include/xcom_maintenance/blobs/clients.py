@@ -1,0 +1,67 @@
+"""Airflow's Connections -> the clients of object stores, through the hooks of their providers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from include.xcom_maintenance.blobs.s3.requests import impatient, patient
+from include.xcom_maintenance.core.blob_uri import BasePath
+from include.xcom_maintenance.core.errors import ConfigurationError
+from include.xcom_maintenance.settings.connections import connection_of
+
+
+def s3_clients(conn_id: str | None, setting: str) -> tuple[Any, Any]:
+    """A client that sits out rate limits, and one for deletes, which does not."""
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    hook = S3Hook()
+    if conn_id is not None:
+        connection_of(conn_id, setting, "an Amazon Web Services connection to the store of the blobs")
+        hook = S3Hook(aws_conn_id=conn_id)
+    configured = patient(hook.config)
+    return hook.get_client_type(config=configured), hook.get_client_type(config=impatient(configured))
+
+
+def gcs_client(conn_id: str | None, base: BasePath, setting: str) -> Any:
+    if conn_id is not None:
+        connection_of(conn_id, "blob_conn_id", "a Google Cloud connection to the store of the blobs")
+    with _provider("apache-airflow-providers-google", base, setting):
+        from airflow.providers.google.cloud.hooks.gcs import GCSHook
+
+        return (GCSHook(gcp_conn_id=conn_id) if conn_id else GCSHook()).get_conn()
+
+
+def azure_client(conn_id: str | None, base: BasePath, setting: str) -> Any:
+    if "." in base.uri.bucket:
+        raise ConfigurationError(
+            f"The blob base path names an account, {base.uri.bucket!r}, where the container belongs",
+            setting=setting,
+            remedy="Write abfs://conn_id@container/prefix; the account is that of the connection",
+        )
+    if conn_id is not None:
+        connection_of(conn_id, "blob_conn_id", "an Azure Blob Storage (wasb) connection to the store of the blobs")
+    with _provider("apache-airflow-providers-microsoft-azure", base, setting):
+        from airflow.providers.microsoft.azure.hooks.wasb import WasbHook
+
+        return (WasbHook(wasb_conn_id=conn_id) if conn_id else WasbHook()).get_conn()
+
+
+@contextmanager
+def _provider(package: str, base: BasePath, setting: str) -> Iterator[None]:
+    """What is missing, or wrong in a Connection, as an error for people."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigurationError(
+            f"Blobs on {base.uri.scheme}:// need the package {package}; the module {error.name} is not installed",
+            setting=setting,
+            remedy=f"Install it on the workers: pip install {package}",
+        ) from None
+    except Exception as error:  # noqa: BLE001 - as many kinds as there are credentials; their text may hold some
+        raise ConfigurationError(
+            f"No client can be made for the blob base path {base}: {type(error).__name__}",
+            setting=setting,
+            remedy="Check the connection that the base path names, or blob_conn_id",
+        ) from None

@@ -1,0 +1,107 @@
+"""What the retention policy has done with: the plan of a cleanup. Changes nothing.
+
+``deletion`` and ``purge`` carry it out, and nothing else: row first, commit, then blob.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from itertools import islice
+
+from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.cleanup.batches import Batches, batch_bounds
+from include.xcom_maintenance.cleanup.guard import CleanupFigures, CleanupLimits, judge_cleanup
+from include.xcom_maintenance.cleanup.job import CleanupJob
+from include.xcom_maintenance.cleanup.tables import describe
+from include.xcom_maintenance.cleanup.tally import Tally
+from include.xcom_maintenance.core.records import Coordinates
+from include.xcom_maintenance.core.runs import Doomed, RunRows, Sample, YoungerRuns
+from include.xcom_maintenance.core.sizes import human_bytes
+from include.xcom_maintenance.flow.collector import uncollected
+from include.xcom_maintenance.flow.progress import Progress
+from include.xcom_maintenance.reports.place import ManifestWriter
+from include.xcom_maintenance.retention.current import policy_of
+from include.xcom_maintenance.retention.policy import Part, RunVerdict, given_up
+from include.xcom_maintenance.sweep.owner import judge_owner, marked_owner
+
+#: Runs judged at a time.
+_RUNS_AT_ONCE = 50_000
+#: Runs that are measured by one query.
+MEASURED_AT_ONCE = 2_500
+
+
+def plan(job: CleanupJob) -> None:
+    """Find out what goes and what stays, write it down, and let the guard look at it."""
+    report, settings = job.report, job.settings
+    with report.phase("plan"), uncollected(), ThreadPoolExecutor(1) as pool, job.place.write_manifest() as manifest:
+        now = job.metadata.now()
+        clock_ahead = now - datetime.now(UTC)
+        policy = policy_of(job, now)
+        manifest.add(**job.plan_header("cleanup", now))
+        sampling = pool.submit(job.metadata.sample, policy.scopes, created_before=policy.horizon)
+        tally = Tally(policy)
+        batches = Batches(manifest, *batch_bounds(job))
+        verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
+        progress = Progress(job.log, "Runs judged")
+        while some := list(islice(verdicts, _RUNS_AT_ONCE)):
+            _plan_some(job, some, sampling, tally, batches, manifest)
+            progress.add(len(some))
+        tally.take(sampling.result())
+        report.manifest = manifest.path
+    with report.phase("guard"):
+        rows_in_table = job.metadata.row_count_estimate()
+        describe(job, tally, rows_in_table=rows_in_table)
+        report.warnings += [
+            f"An enforcing run did not finish {name}: some of its blobs may be left. The next enforcing run goes on."
+            for name in job.place.pending_manifests()
+        ]
+        if settings.max_replication_lag_seconds is not None and not job.metadata.may_see_replication():
+            report.warnings.append(
+                "max_replication_lag_seconds is set, but the role of the connection may not see how far replicas lag "
+                "behind, so nothing waits for them. GRANT pg_monitor to it."
+            )
+        owner = judge_owner(marked_owner(job.blobs), job.identity.owner) if job.blobs else []
+        figures = CleanupFigures(tally.rows, tally.bytes, rows_in_table, clock_ahead)
+        limits = CleanupLimits(settings.max_delete_rows, settings.max_delete_bytes, settings.max_delete_share)
+        question = f"Delete {tally.rows:,} XCom rows ({human_bytes(tally.bytes)})?"
+        job.object_to(owner + judge_cleanup(figures, limits), on_limit=settings.on_limit, question=question)
+    report.finish("planned" if job.enforcing else "reported")
+
+
+def _plan_some(
+    job: CleanupJob,
+    verdicts: list[RunVerdict | YoungerRuns],
+    sampling: Future[Sample],
+    tally: Tally,
+    batches: Batches,
+    manifest: ManifestWriter,
+) -> None:
+    parts: list[Part] = []
+    runs = {verdict.run.dag_run_id: verdict.run for verdict in verdicts if isinstance(verdict, RunVerdict)}
+    going: list[RunRows] = []
+    for found in job.metadata.measure(given_up(verdicts, parts, size=MEASURED_AT_ONCE)):
+        tally.measured(parts[found.which], runs[found.dag_run_id].dag_id, found)
+        if found.rows:
+            going.append(found)
+    going.sort()  # as their rows lie on disk
+    for found in going:
+        batches.add(runs[found.dag_run_id], parts[found.which], rows=found.rows, size=found.bytes)
+    batches.flush()
+    tally.take(sampling.result())  # which was taken meanwhile
+    tally.judged(verdicts)
+    if job.blobs is not None and going:
+        cuts = tuple(part.cut for part in parts if part.cut is not None)
+        doomed = Doomed(cuts, [found.dag_run_id for found in going], [found.which for found in going])
+        _plan_blobs(job, job.blobs, doomed, tally, manifest)
+
+
+def _plan_blobs(job: CleanupJob, blobs: BlobStore, doomed: Doomed, tally: Tally, manifest: ManifestWriter) -> None:
+    formats = job.settings.formats
+    for reference in job.metadata.doomed_references(doomed, blobs.base):
+        owner = Coordinates(reference.dag_id, reference.run_id, reference.task_id)
+        if not formats.belongs_to(reference.key, owner, ignored_prefixes=job.ignored_prefixes):
+            tally.paths_of_others += 1
+            continue
+        manifest.add("blob", key=reference.key, map_index=reference.map_index, xcom_key=reference.xcom_key)
+        tally.blobs[reference.dag_id] += 1

@@ -1,0 +1,67 @@
+"""Divide the plan between tasks that may run on different workers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from include.xcom_maintenance.cleanup import batches
+from include.xcom_maintenance.cleanup.job import CleanupJob
+from include.xcom_maintenance.flow.collector import heap_set_aside
+from include.xcom_maintenance.flow.shards import Shard
+from include.xcom_maintenance.sweep.owner import claim
+
+#: So many stored bytes take about as long as a row does: to delete, or to archive, for which they are read.
+_BYTES_LIKE_A_ROW = {False: 4_000, True: 250}
+
+
+@heap_set_aside()
+def share_out(job: CleanupJob) -> list[Shard]:
+    """Divide the run's manifest into shards of about equal work; the first step that changes something outside.
+
+    As many as there are rows and bytes for, at most ``max_shards``.
+
+    :raises ConfigurationError: if the manifest is not this run's plan for what is configured now.
+    :raises ImplausiblePlan: if the base path has become somebody else's.
+    """
+    settings = job.settings
+    _, lines = job.own_plan()
+    weights = [(line["rows"], line["bytes"]) for line in lines if line["kind"] == batches.KIND]
+    if job.blobs is not None and (job.report.headline["blobs_to_purge"] or job.place.pending_manifests()):
+        claim(job.blobs, job.identity)
+    job.place.mark_pending()
+    deadline = None
+    if settings.max_minutes is not None:
+        deadline = (datetime.now(UTC) + timedelta(minutes=settings.max_minutes)).isoformat()
+    found = shares(
+        weights,
+        shard_rows=settings.shard_rows,
+        shard_bytes=settings.shard_rows * _BYTES_LIKE_A_ROW[job.archives.root is not None],
+        max_shards=settings.max_shards,
+    )
+    shards: list[Shard] = [
+        {"shard": number, "first": first, "last": last, "deadline": deadline}
+        for number, (first, last) in enumerate(found, 1)
+    ]
+    job.log.info("%s batches for %s tasks", f"{len(weights):,}", len(shards))
+    return shards
+
+
+def shares(
+    weights: list[tuple[int, int]], *, shard_rows: int, shard_bytes: int, max_shards: int
+) -> list[tuple[int, int]]:
+    """Divide batches into runs of about equal work, given as their first and last positions; none is empty.
+
+    :param weights: rows and bytes of each batch. They count alike, since either may be what takes the time.
+    :param shard_rows: as many are worth a share of their own; so are ``shard_bytes``.
+    """
+    all_rows, all_bytes = sum(rows for rows, _ in weights), sum(size for _, size in weights)
+    count = min(max(1, round(max(all_rows / shard_rows, all_bytes / shard_bytes))), max_shards, len(weights))
+    found: list[tuple[int, int]] = []
+    done, first = 0.0, 0
+    for position, (rows, size) in enumerate(weights):
+        share = rows / max(1, all_rows)
+        done += (share + (size / all_bytes if all_bytes else share)) / 2
+        if done >= (len(found) + 1) / count - 1e-9 or position + 1 == len(weights):
+            found.append((first, position))
+            first = position + 1
+    return found

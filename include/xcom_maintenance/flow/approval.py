@@ -1,0 +1,124 @@
+"""Asks a person in the Airflow UI whether a plan above a limit is carried out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+
+from include.xcom_maintenance.reports.report import Approval, Report
+
+if TYPE_CHECKING:
+    from include.xcom_maintenance.reports.place import ReportPlace
+    from include.xcom_maintenance.settings.common import CommonSettings
+
+log = logging.getLogger("xcom_maintenance")
+
+
+class ApproveLargePlan(ApprovalOperator):  # type: ignore[misc]
+    """Waits for an answer if the plan asks for approval; no answer in time, or "Reject", deletes nothing.
+
+    :param planned: the summary of the task that planned.
+    """
+
+    template_fields = (*ApprovalOperator.template_fields, "planned")
+
+    def __init__(self, *, planned: Any, **kwargs: Any) -> None:
+        self.planned = planned
+        super().__init__(subject="Carry out the plan?", defaults=[self.REJECT], **kwargs)
+
+    def execute(self, context: Any) -> Any:
+        if self.planned["approval"] != Approval.NEEDED:
+            log.info("The plan is within its limits, or its mode is report: nobody is asked.")
+            return None
+        with _final_errors():
+            question = ask(context, self.planned)
+        if question is None:
+            log.info("This plan was approved before: nobody is asked again.")
+            return None
+        self.subject, self.body, timeout = question
+        # The first releases of the operator know no other limit than that of the task, and would wait for ever.
+        setattr(self, "response_timeout" if hasattr(self, "response_timeout") else "execution_timeout", timeout)
+        return super().execute(context)
+
+    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> Any:
+        given = not event.get("error") and event.get("chosen_options") == [self.APPROVE]
+        timed_out = event.get("timedout") or event.get("error_type") == "timeout"
+        user = event.get("responded_by_user")
+        name = user.get("name") if isinstance(user, Mapping) else getattr(user, "name", None)
+        rejected = Approval.TIMED_OUT if timed_out else Approval.REJECTED
+        with _final_errors():
+            answered(context, self.planned, Approval.GIVEN if given else rejected, name)
+        return super().execute_complete(context, dict(event))
+
+
+@contextmanager
+def _final_errors() -> Iterator[None]:
+    """Have what only a person can mend fail the task at once: asking again would not help."""
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    from include.xcom_maintenance.core.errors import ConfigurationError
+
+    try:
+        yield
+    except ConfigurationError as error:
+        raise AirflowFailException(str(error)) from None
+
+
+def ask(context: Any, planned: Mapping[str, Any]) -> tuple[str, str, timedelta] | None:
+    """Put into the report that an answer is waited for, and tell the notifier.
+
+    :param planned: the summary of the task that planned.
+    :returns: subject and text of the question (Markdown), and how long to wait; None if the plan was approved before,
+        as when the task is cleared: then it may be under way, or carried out, and the report must not forget that.
+    """
+    from include.xcom_maintenance.flow import notifier
+    from include.xcom_maintenance.flow.news import tell
+    from include.xcom_maintenance.reports.markdown import render
+
+    hours = _settings(context).approval_timeout_hours
+    place, report = _planned(context, planned)
+    if report.approval and report.approval.startswith(Approval.GIVEN):
+        return None
+    report.status, report.finished_at = "waiting", None
+    question = str(report.question)
+    warning = tell(
+        notifier.WAITING_APPROVAL,
+        f"{question} {report.objections[0]['problem']}. No answer in {hours:g} h means no.",
+        context=context,
+        summary=planned,
+    )
+    report.warnings += [warning] if warning else []
+    place.write(report)
+    return question, render(report, short=True), timedelta(hours=hours)
+
+
+def answered(context: Any, planned: Mapping[str, Any], approval: Approval, who: str | None) -> None:
+    """Put the answer into the report."""
+    from include.xcom_maintenance.flow import metrics
+
+    place, report = _planned(context, planned)
+    report.approval = f"{approval} by {who}" if who else str(approval)
+    report.finish("planned" if approval is Approval.GIVEN else "rejected")
+    log.info("The plan was %s", report.approval)
+    place.write(report)
+    if approval is not Approval.GIVEN:  # no other task of the run will say so
+        metrics.emit(report, metrics.Before.of(report))
+
+
+def _settings(context: Any) -> CommonSettings:
+    from include.xcom_maintenance.flow.run_context import some_settings
+
+    return some_settings(context, "report_path", "approval_timeout_hours")
+
+
+def _planned(context: Any, planned: Mapping[str, Any]) -> tuple[ReportPlace, Report]:
+    """The report that the first step of this run wrote, and where it lies."""
+    from include.xcom_maintenance.flow.run_context import place_of, planned_report
+
+    place = place_of(context, _settings(context))
+    return place, planned_report(place, planned)

@@ -1,1 +1,0 @@
-"""One flow each: settings, plan, guard, apply, report. A job sees ports, never an adapter."""

@@ -1,0 +1,36 @@
+"""What restoring asks of the metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Protocol
+
+from include.xcom_maintenance.core.records import ArchivedRow
+from include.xcom_maintenance.metadata.ports.shared import BusyMetadata, RetentionMetadata
+
+
+class Return(StrEnum):
+    """Whether an archived row can return."""
+
+    POSSIBLE = "can be restored"
+    EXISTS = "is there already"
+    NO_RUN = "its run is gone"
+    NO_TASK_INSTANCE = "its task instance is gone"
+
+
+class RestoreMetadata(RetentionMetadata, BusyMetadata, Protocol):
+    """Put archived rows back."""
+
+    def restorable(self, rows: Sequence[ArchivedRow]) -> list[Return]:
+        """Whether each of some archived rows could return now, in their order."""
+
+    def restore(self, rows: Sequence[ArchivedRow]) -> int:
+        """Put back those archived rows that can return, in one short transaction; returns how many those were.
+
+        Each returns to the run that has its run id now, just as it was, its timestamp too. A row that is there is left
+        as it is.
+
+        :param rows: all of one archive file.
+        :raises ConfigurationError: if they cannot be read as rows of the table.
+        """

@@ -1,0 +1,90 @@
+"""How Postgres takes back the rows of an archive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from include.xcom_maintenance.core.errors import ConfigurationError
+from include.xcom_maintenance.core.records import ArchivedRow
+from include.xcom_maintenance.metadata.postgres.rows import LINES
+
+#: What becomes of each archived row, as the name of a ``port.Return``.
+RESTORABLE = """
+SELECT a.number,
+       CASE WHEN r.id IS NULL THEN 'NO_RUN'
+            WHEN EXISTS (SELECT FROM xcom x
+                         WHERE x.dag_run_id = r.id AND x.task_id = a.task_id AND x.map_index = a.map_index
+                           AND x.key = a.key) THEN 'EXISTS'
+            WHEN NOT EXISTS (SELECT FROM task_instance t
+                             WHERE t.dag_id = a.dag_id AND t.task_id = a.task_id AND t.run_id = a.run_id
+                               AND t.map_index = a.map_index) THEN 'NO_TASK_INSTANCE'
+            ELSE 'POSSIBLE' END
+FROM unnest(%(dag_ids)s::text[], %(run_ids)s::text[], %(task_ids)s::text[], %(map_indexes)s::int[], %(keys)s::text[])
+     WITH ORDINALITY AS a(dag_id, run_id, task_id, map_index, key, number)
+LEFT JOIN dag_run r ON r.dag_id = a.dag_id AND r.run_id = a.run_id"""
+
+#: The columns that both the archive and the table have. What only the table has takes its default.
+COLUMNS = """
+SELECT quote_ident(a.attname)
+FROM pg_attribute a
+WHERE a.attrelid = to_regclass('xcom') AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+  AND a.attname IN (SELECT json_object_keys(%(line)s::json -> 'row'))
+ORDER BY a.attnum"""
+
+#: As ``json`` and not ``jsonb``, so that a line may be longer than the longest value.
+_RESTORE = f"""
+INSERT INTO xcom ({{columns}})
+SELECT {{values}}
+FROM unnest({LINES.format(name="lines")}) AS l(line)
+CROSS JOIN LATERAL json_populate_record(NULL::xcom, l.line::json -> 'row') AS a
+JOIN dag_run r ON r.dag_id = a.dag_id AND r.run_id = a.run_id
+WHERE EXISTS (SELECT FROM task_instance t
+              WHERE t.dag_id = a.dag_id AND t.task_id = a.task_id AND t.run_id = a.run_id
+                AND t.map_index = a.map_index)
+ON CONFLICT DO NOTHING"""
+
+#: The run may have been deleted and made again; and a JSON null is read as NULL.
+_VALUES = {
+    "dag_run_id": "r.id",
+    "value": "CASE WHEN (l.line::json ->> 'sql_null')::boolean THEN NULL ELSE coalesce(a.value, 'null'::jsonb) END",
+}
+
+
+def restore(columns: Sequence[str]) -> str:
+    """The statement that puts back the rows of ``%(lines)s``, which are ``in_lines``.
+
+    :param columns: those to fill, quoted.
+    """
+    columns = [name.replace("%", "%%") for name in columns]
+    values = [_VALUES.get(name, f"a.{name}") for name in columns]
+    return _RESTORE.format(columns=", ".join(columns), values=", ".join(values))
+
+
+def places(rows: Sequence[ArchivedRow]) -> dict[str, Any]:
+    """Where rows belong, column by column."""
+    return {
+        "dag_ids": [row.dag_id for row in rows],
+        "run_ids": [row.run_id for row in rows],
+        "task_ids": [row.task_id for row in rows],
+        "map_indexes": [row.map_index for row in rows],
+        "keys": [row.key for row in rows],
+    }
+
+
+@contextmanager
+def unreadable_rows() -> Iterator[None]:
+    """Turn errors about the data itself (class 22) into ours: even their primary message can quote a value."""
+    try:
+        yield
+    except Exception as error:
+        state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
+        if not state.startswith("22"):
+            raise
+        raise ConfigurationError(
+            f"The database cannot read a row of the archive (error {state})",
+            setting="archive",
+            remedy="The archive was changed, or comes from another version of Airflow. Nothing of this batch was "
+            "changed; leave the row out by dag_ids, run_ids or task_ids",
+        ) from None

@@ -1,0 +1,178 @@
+"""Carry out what ``offload`` planned, in batches: blob, then row, then nothing.
+
+A blob is written and read back before its row is touched, and the row is changed in a short transaction if it still
+holds what was read. Whatever breaks off leaves at most blobs that no row refers to, which reconciliation finds; blobs
+of values that were brought back are left to it, too. What was moved is not found again by the next plan.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from include.xcom_maintenance.core.errors import ConfigurationError
+from include.xcom_maintenance.core.values import Movable, ReadValue, Replacement
+from include.xcom_maintenance.flow.courtesy import Courtesy
+from include.xcom_maintenance.flow.progress import Progress
+from include.xcom_maintenance.flow.vacuum import vacuum
+from include.xcom_maintenance.offload.job import OffloadJob
+from include.xcom_maintenance.offload.plan import (
+    KIND,
+    VACUUM_NOTE,
+    check_direction,
+    is_possible,
+    make_sure,
+    places,
+    stays,
+)
+from include.xcom_maintenance.offload.values import same_value
+from include.xcom_maintenance.reports.report import Table
+from include.xcom_maintenance.xcom_backend.port import Backend, Moved, ValueStays
+
+#: Rows of one transaction: short, whatever ``batch_rows`` allows, since each row is a blob too.
+_MOST_ROWS = 200
+#: Blobs that are written or read at a time.
+_WORKERS = 8
+_DONE = ("rows_moved", "value_bytes_moved", "stored_bytes_moved", "blob_bytes_moved", "transactions")
+_CHANGED = "changed, gone, or its run is not finished any more"
+
+
+def apply(job: OffloadJob, backend: Backend) -> None:
+    """Move what the plan names, as far as it is still as it was."""
+    report, settings = job.report, job.settings
+    if not is_possible(job, backend):
+        if report.status == "planned":
+            raise ConfigurationError(
+                f"On this worker Airflow uses another XCom backend than where the plan was made: {backend.name}",
+                setting="[core] xcom_backend",
+                remedy="Configure the same backend everywhere",
+            )
+        report.finish("reported")  # the plan says why
+        return
+    figures = report.headline
+    for name in _DONE:
+        figures.setdefault(name, 0)  # a second attempt adds to what the first one did
+    minutes = settings.max_minutes
+    deadline = datetime.now(UTC) + timedelta(minutes=minutes) if minutes is not None else None
+    courtesy = Courtesy(settings, job.metadata, job.log, deadline)
+    mover = _Mover(job, backend)
+    with report.phase("move values"), ThreadPoolExecutor(_WORKERS) as pool:
+        header, lines = job.own_plan()
+        check_direction(job, header)
+        progress = Progress(job.log, "Values looked at", total=figures["rows_to_move"])
+        probed = False
+        for batch in _batches(job, lines):
+            if not courtesy.go_on():
+                break
+            # By this worker, which need not be the one that planned; and before threads need the store, since its
+            # first use may have to ask Airflow for a Connection.
+            if not probed:
+                make_sure(job, backend, batch[0].place)
+                probed = True
+            mover.move(pool, batch)
+            progress.add(len(batch))
+        figures["rows_left"] = figures["rows_to_move"] - progress.done
+    _describe(job, mover.stayed, courtesy.stopped)
+    if settings.vacuum and figures["rows_moved"]:
+        vacuum(job)
+    report.finish("enforced")
+
+
+def _batches(job: OffloadJob, lines: Iterator[dict[str, Any]]) -> Iterator[list[Movable]]:
+    most_rows, most_bytes = min(job.settings.batch_rows, _MOST_ROWS), job.settings.batch_bytes
+    batch: list[Movable] = []
+    size = 0
+    for line in lines:
+        for value in places(line) if line["kind"] == KIND else ():
+            if batch and (len(batch) >= most_rows or size + value.value_bytes > most_bytes):
+                yield batch
+                batch, size = [], 0
+            batch.append(value)
+            size += value.value_bytes
+    if batch:
+        yield batch
+
+
+class _Mover:
+    """Moves batches, and keeps count."""
+
+    def __init__(self, job: OffloadJob, backend: Backend) -> None:
+        self._job = job
+        self._backend = backend
+        self._inward = job.settings.direction == "inline"
+        own = job.settings.blob_base_path
+        self._bases = (*backend.bases, *([own.partition("://")[2].rpartition("@")[2].strip("/")] if own else ()))
+        #: Why -> how many values did not move.
+        self.stayed: Counter[str] = Counter()
+
+    def move(self, pool: ThreadPoolExecutor, batch: list[Movable]) -> None:
+        stored = {value.place: value.stored_bytes for value in batch}
+        read = self._job.metadata.read_values(list(stored))
+        self.stayed[_CHANGED] += len(batch) - len(read)
+        outcomes = list(pool.map(self._prepare, read))
+        ready: dict[ReadValue, Moved] = {}
+        for value, outcome in zip(read, outcomes, strict=True):
+            if isinstance(outcome, ValueStays):
+                self.stayed[str(outcome)] += 1
+            elif self._inward and not self._can_be_held(outcome):
+                self.stayed["the database cannot hold it as it is"] += 1
+            else:
+                ready[value] = outcome
+        if not ready:
+            return
+        started = time.monotonic()
+        done = self._job.metadata.replace_values([Replacement(old, new.text) for old, new in ready.items()])
+        seconds = round(time.monotonic() - started, 3)
+        self.stayed[_CHANGED] += len(ready) - len(done)
+        figures = self._job.report.headline
+        figures["transactions"] += 1
+        figures["longest_transaction_seconds"] = max(figures.get("longest_transaction_seconds", 0), seconds)
+        for old in (one.old for one in done):
+            figures["rows_moved"] += 1
+            figures["value_bytes_moved"] += ready[old].value_bytes
+            figures["blob_bytes_moved"] += ready[old].blob_bytes
+            figures["stored_bytes_moved"] += stored[old.place]
+
+    def _prepare(self, value: ReadValue) -> Moved | ValueStays:
+        """What the row is to hold; the blob is there when it is known. Called by several threads."""
+        try:
+            if self._inward:
+                return self._backend.into_row(value)
+            if why := stays(value, self._bases):
+                return ValueStays(why)
+            return self._backend.into_blob(value)
+        except ValueStays as why:
+            return why
+
+    def _can_be_held(self, moved: Moved) -> bool:
+        """Whether the database gives back the very value: JSONB has no NUL, and writes large numbers in its own way."""
+        with suppress(ValueError):  # NaN and infinity, which are no JSON
+            found = self._job.metadata.as_stored(moved.text)
+            return found is not None and same_value(found, moved.text)
+        return False
+
+
+def _describe(job: OffloadJob, stayed: Counter[str], stopped: str) -> None:
+    figures = job.report.headline
+    if figures["blob_bytes_moved"]:
+        figures["compression_ratio"] = round(figures["value_bytes_moved"] / figures["blob_bytes_moved"], 2)
+    figures["rows_that_stay"] = stayed.total()
+    rows: list[list[Any]] = [[why, count] for why, count in stayed.most_common() if count]
+    job.report.put(Table("Values that stay where they are", ["why", "values"], rows))
+    if job.settings.direction == "offload":
+        job.report.put(
+            Table(
+                "What VACUUM can make usable",
+                ["bytes in the table before", "values moved"],
+                [[figures["stored_bytes_moved"], figures["rows_moved"]]],
+                VACUUM_NOTE,
+            )
+        )
+    if figures["rows_left"]:
+        job.report.warnings.append(f"{figures['rows_left']:,} rows are left for the next run: {stopped}.")
+    job.log.info("Moved %s values in %s transactions", f"{figures['rows_moved']:,}", figures["transactions"])

@@ -1,0 +1,24 @@
+"""The trigger form of ``xcom_offload_large_values``."""
+
+from __future__ import annotations
+
+from airflow.sdk import Param
+
+from include.xcom_maintenance.flow import form
+
+
+def fields() -> dict[str, Param]:
+    """The fields."""
+    return {
+        "mode": form.own_mode("move the values"),
+        "direction": form.one_of(
+            "Direction",
+            "Empty: offload.",
+            {"offload": "from rows into blobs", "inline": "from blobs back into rows"},
+            configured=False,
+        ),
+        "dag_ids": form.choice("DAGs"),
+        "offload_threshold_bytes": form.integer("Threshold (bytes)", "Values from this size on move.", minimum=1024),
+        "max_minutes": form.number("Time budget (minutes)", "Stop then; the next run goes on.", exclusiveMinimum=0),
+        **form.places(),
+    }

@@ -1,0 +1,34 @@
+"""Which values must stay in their rows, and whether two JSON texts hold the same. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from include.xcom_maintenance.core.reference_formats.layout import HEX, UUID
+
+#: The threshold of a backend if none is configured: where Astronomer's guidance moves values out of the database.
+DEFAULT_THRESHOLD = 48 * 1024
+
+
+#: A name as blobs have it, in a path or behind a word: a value that holds one counts as a reference to that blob, which
+#: nobody would see any more if the value itself were in a blob. A UUID that stands alone is an id of something else.
+_NAMES_A_BLOB = re.compile(rf"(?:[/\\_-]|%2f)(?:{UUID}|{HEX})|(?:{UUID}|{HEX})(?:[/\\.]|%2f)", re.IGNORECASE)
+
+
+def may_name_a_blob(text: str, *bases: str) -> bool:
+    """Whether a value may be what keeps other blobs from being orphans.
+
+    :param text: the value as JSON.
+    :param bases: base paths, without scheme and Connection.
+    """
+    return any(base in text for base in bases) or _NAMES_A_BLOB.search(text) is not None
+
+
+def same_value(text: str, other: str) -> bool:
+    """Whether two JSON texts hold the same, types of numbers included; the order of keys, which JSONB loses, aside."""
+    return _canonical(text) == _canonical(other)
+
+
+def _canonical(text: str) -> str:
+    return json.dumps(json.loads(text), sort_keys=True)

@@ -1,0 +1,39 @@
+"""Delete the rows whose blob is gone."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import count, islice
+
+from include.xcom_maintenance.core.records import RowReference
+from include.xcom_maintenance.reconciliation.job import ReconciliationJob
+from include.xcom_maintenance.reconciliation.manifest import own_plan
+from include.xcom_maintenance.sweep.owner import claim
+
+#: Blobs that are looked up at once, before the rows that lead to them go.
+_HEADS_AT_ONCE = 1_000
+
+
+def delete_dangling_rows(job: ReconciliationJob) -> None:
+    """Delete the rows whose blob the manifest says is gone, if it still is: a blob may have been put back."""
+    blobs, figures = job.blob_store, job.report.headline
+    figures.setdefault("dangling_rows_deleted", 0)  # a second attempt adds to what the first one did
+    _, lines = own_plan(job)
+    claim(blobs, job.identity)
+    found = (line for line in lines if line["kind"] == "dangling")
+    origin = {"database": job.identity.owner, "dag_id": job.report.dag_id, "run_id": job.report.run_id}
+    with job.report.phase("delete dangling rows"):
+        for number in count(1):
+            batch = [
+                RowReference(**{name: line[name] for name in RowReference._fields})
+                for line in islice(found, _HEADS_AT_ONCE)
+            ]
+            if not batch:
+                return
+            there = {blob.key for blob in blobs.head(list({reference.key for reference in batch}))}
+            gone = [reference for reference in batch if reference.key not in there]
+            archive = None
+            if job.archives.root is not None:
+                archive = partial(job.archives.write, f"dangling-{number:06}", **origin)
+            if gone:
+                figures["dangling_rows_deleted"] += job.metadata.delete_dangling(gone, archive=archive)

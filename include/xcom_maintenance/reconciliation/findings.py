@@ -1,0 +1,224 @@
+"""What the tasks of a reconciliation find, counted as it comes; the counts of several tasks add up."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.core.records import Coordinates, RowReference
+from include.xcom_maintenance.flow.progress import Progress
+from include.xcom_maintenance.metadata.ports.reconciliation import Circumstances
+from include.xcom_maintenance.reconciliation.causes import Cause, cause_of
+from include.xcom_maintenance.reconciliation.job import ReconciliationJob
+from include.xcom_maintenance.reconciliation.merge import BlobKind, FoundBlob, UnmatchedReference
+from include.xcom_maintenance.reconciliation.ranges import Sample
+from include.xcom_maintenance.reports.place import ManifestWriter
+from include.xcom_maintenance.sweep.owner import OWNER_MARKER
+
+#: References whose blob the listing did not show are looked up again, this many at once.
+_REFERENCES_AT_ONCE = 500
+#: Blobs that may be orphans are looked up in the metadata database, this many by one look, which reads the whole table.
+_CANDIDATES_AT_ONCE = 100_000
+#: The circumstances of so many tasks are asked for at once.
+_CIRCUMSTANCES_AT_ONCE = 5_000
+
+
+@dataclass(slots=True)
+class Count:
+    """Some objects of a kind."""
+
+    objects: int = 0
+    bytes: int = 0
+    #: When the oldest of them was last modified (ISO, UTC).
+    oldest: str | None = None
+
+    def add(self, objects: int, bytes: int, oldest: str | None) -> None:  # noqa: A002 - the name of the field
+        self.objects += objects
+        self.bytes += bytes
+        if oldest is not None and (self.oldest is None or oldest < self.oldest):
+            self.oldest = oldest
+
+
+@dataclass(slots=True)
+class Figures:
+    """The counts of one task or of all, small however large the bucket; plain enough for JSON."""
+
+    #: By BlobKind, and of orphans by Cause.
+    kinds: defaultdict[str, Count] = field(default_factory=lambda: defaultdict(Count))
+    causes: defaultdict[str, Count] = field(default_factory=lambda: defaultdict(Count))
+    #: By DAG, and in it by BlobKind, duplicates by their Cause; and the number of dangling references.
+    dags: defaultdict[str, dict[str, Count]] = field(default_factory=lambda: defaultdict(dict))
+    dangling: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    #: The first few of each, as rows of the report's tables; times as ISO texts.
+    orphans: list[list[Any]] = field(default_factory=list)
+    dangling_rows: list[list[Any]] = field(default_factory=list)
+    odd: list[list[Any]] = field(default_factory=list)
+    #: Of the keys of the listing.
+    sample: Sample = field(default_factory=Sample)
+    done: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        plain = {name: dict(getattr(self, name)) for name in ("kinds", "causes", "dags", "dangling")}
+        return asdict(replace(self, **plain))  # type: ignore[arg-type]  # asdict cannot make defaultdicts
+
+    def add(self, other: dict[str, Any]) -> None:
+        """Add what another task found, as ``to_json`` wrote it."""
+        for ours, theirs in ((self.kinds, other["kinds"]), (self.causes, other["causes"])):
+            for name, count in theirs.items():
+                ours[name].add(**count)
+        for dag_id, kinds in other["dags"].items():
+            for kind, count in kinds.items():
+                self.dags[dag_id].setdefault(kind, Count()).add(**count)
+        for dag_id, rows in other["dangling"].items():
+            self.dangling[dag_id] += rows
+        self.orphans += other["orphans"]
+        self.dangling_rows += other["dangling_rows"]
+        self.odd += other["odd"]
+        self.sample = Sample.joined([self.sample, Sample(**other["sample"])])
+
+    @property
+    def recognised(self) -> int:
+        return sum(count.objects for kind, count in self.kinds.items() if kind != BlobKind.UNRECOGNISED)
+
+
+#: Kinds that the report tells by DAG, beside orphans.
+_BY_DAG = {BlobKind.FOREIGN, BlobKind.TOO_YOUNG, BlobKind.UNFINISHED_RUN}
+_ODD = {BlobKind.UNRECOGNISED, BlobKind.FOREIGN, BlobKind.UNOWNED}
+
+
+class Findings:
+    """Takes what the merge yields, looks up again what looks wrong, and writes it down."""
+
+    def __init__(self, job: ReconciliationJob, blobs: BlobStore, lines: ManifestWriter) -> None:
+        self._job, self._blobs, self._lines = job, blobs, lines
+        self._top = job.settings.top_entries
+        self._known: dict[str, bool] = {}
+        self.figures = Figures()
+
+    def take(self, findings: Iterator[FoundBlob | UnmatchedReference]) -> None:
+        """Count the findings and write them down; what looks wrong is looked up again first, many at a time."""
+        progress = Progress(self._job.log, "Blobs compared")
+        candidates: list[FoundBlob] = []
+        unmatched: list[RowReference] = []
+        # What is referenced, which is most, is only counted.
+        referenced = size = 0
+        oldest: datetime | None = None
+        for finding in findings:
+            if isinstance(finding, UnmatchedReference):
+                if _can_dangle(finding.reference):
+                    unmatched.append(finding.reference)
+                    if len(unmatched) >= _REFERENCES_AT_ONCE:
+                        self._take_unmatched(unmatched)
+                        unmatched = []
+                continue
+            blob = finding.blob
+            self.figures.sample.add(blob.key)
+            if finding.kind is BlobKind.REFERENCED:
+                referenced += 1
+                size += blob.size
+                if blob.last_modified is not None and (oldest is None or blob.last_modified < oldest):
+                    oldest = blob.last_modified
+            elif finding.kind is BlobKind.ORPHAN:
+                candidates.append(finding)
+                if len(candidates) >= _CANDIDATES_AT_ONCE:
+                    self._take_candidates(candidates)
+                    candidates = []
+            else:
+                self._count(finding, finding.kind)
+            progress.add()
+        self._take_unmatched(unmatched)
+        self._take_candidates(candidates)
+        if referenced:
+            self.figures.kinds[BlobKind.REFERENCED].add(referenced, size, _iso(oldest))
+        self.figures.done = True
+
+    def _count(self, found: FoundBlob, kind: BlobKind) -> None:
+        blob = found.blob
+        if blob.key == OWNER_MARKER:
+            return
+        modified = _iso(blob.last_modified)
+        self.figures.kinds[kind].add(1, blob.size, modified)
+        if found.coordinates is not None and (kind is BlobKind.ORPHAN or kind in _BY_DAG):
+            self.figures.dags[found.coordinates.dag_id].setdefault(kind, Count()).add(1, blob.size, modified)
+        if kind in _ODD and len(self.figures.odd) < self._top:
+            self.figures.odd.append([blob.key, kind, blob.size, modified])
+
+    def _take_candidates(self, candidates: list[FoundBlob]) -> None:
+        """Of blobs without a plain reference, those that are orphans by the same rules by which they are swept."""
+        if not candidates:
+            return
+        metadata = self._job.metadata
+        referenced = metadata.referenced([found.blob.key for found in candidates])
+        unfinished = metadata.unfinished_runs([found.coordinates for found in candidates if found.coordinates])
+        orphans: list[FoundBlob] = []
+        for found in candidates:
+            whose = found.coordinates
+            if found.blob.key in referenced:
+                self._count(found, BlobKind.REFERENCED)
+            elif whose is not None and not self._is_known(whose.dag_id):
+                self._count(found, BlobKind.FOREIGN)
+            elif whose is not None and (whose.dag_id, whose.run_id) in unfinished:
+                self._count(found, BlobKind.UNFINISHED_RUN)
+            else:
+                orphans.append(found)
+        self._take_orphans(orphans)
+
+    def _take_orphans(self, orphans: list[FoundBlob]) -> None:
+        places = list(dict.fromkeys(found.coordinates for found in orphans if found.coordinates))
+        known: dict[Coordinates, Circumstances] = {}
+        for first in range(0, len(places), _CIRCUMSTANCES_AT_ONCE):
+            asked = places[first : first + _CIRCUMSTANCES_AT_ONCE]
+            known |= self._job.metadata.circumstances(asked, self._blobs.base)
+        for found in orphans:
+            blob, whose = found.blob, found.coordinates
+            modified = _iso(blob.last_modified)
+            cause = cause_of(blob.last_modified, known[whose] if whose else None)
+            self._count(found, BlobKind.ORPHAN)
+            self.figures.causes[cause].add(1, blob.size, modified)
+            dag_id = whose.dag_id if whose else None
+            if dag_id is not None and cause is Cause.PUSHED_AGAIN:
+                self.figures.dags[dag_id].setdefault(cause, Count()).add(1, blob.size, modified)
+            self._lines.add(
+                "orphan",
+                key=blob.key,
+                dag_id=dag_id,
+                run_id=whose.run_id if whose else None,
+                task_id=whose.task_id if whose else None,
+                bytes=blob.size,
+                last_modified=modified,
+                version=blob.version,
+                cause=cause,
+            )
+            if len(self.figures.orphans) < self._top:
+                self.figures.orphans.append([blob.key, dag_id, blob.size, modified, cause])
+
+    def _is_known(self, dag_id: str) -> bool:
+        if dag_id not in self._known:
+            self._known[dag_id] = dag_id in self._job.metadata.known_dags([dag_id])
+        return self._known[dag_id]
+
+    def _take_unmatched(self, references: list[RowReference]) -> None:
+        """Of references without a listed blob, those whose blob is really not there and whose row still is."""
+        if not references:
+            return
+        there = {blob.key for blob in self._blobs.head(list({reference.key for reference in references}))}
+        dangling = [reference for reference in references if reference.key not in there]
+        for found in self._job.metadata.still_there(dangling) if dangling else ():
+            self.figures.dangling[found.dag_id] += 1
+            self._lines.add("dangling", **found._asdict())
+            if len(self.figures.dangling_rows) < self._top:
+                place = [found.dag_id, found.run_id, found.task_id, found.map_index, found.xcom_key]
+                self.figures.dangling_rows.append([*place, found.stored_bytes, _iso(found.timestamp), found.key])
+
+
+def _can_dangle(reference: RowReference) -> bool:
+    """A path that is merely mentioned, or kept in an archive table, breaks no task."""
+    return reference.whole and reference.table == "xcom"
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

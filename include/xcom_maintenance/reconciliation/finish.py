@@ -1,0 +1,63 @@
+"""The end of a reconciliation: what the tasks did, dangling rows, the quarantine, the report."""
+
+from __future__ import annotations
+
+from include.xcom_maintenance.core.errors import PartialFailure, SharesFailed
+from include.xcom_maintenance.flow.shards import Shard
+from include.xcom_maintenance.reconciliation.dangling import delete_dangling_rows
+from include.xcom_maintenance.reconciliation.job import ReconciliationJob
+from include.xcom_maintenance.reconciliation.purge import purge
+from include.xcom_maintenance.reconciliation.sweep_orphans import COUNTS, SWEEPING, figures_of
+from include.xcom_maintenance.reports.report import Table
+from include.xcom_maintenance.sweep.sweep import Swept
+
+
+def finish(job: ReconciliationJob, shards: list[Shard]) -> None:
+    """Put what was done into the report, and delete what has been in quarantine for long enough.
+
+    :param shards: as they were shared out.
+    :raises SharesFailed: if a share did not come to its end.
+    :raises PartialFailure: if blobs could not be disposed of; everything else was done.
+    """
+    failed, errors = _collect(job, shards)
+    if errors:
+        raise SharesFailed(
+            f"{len(errors)} of {len(shards)} tasks did not sweep all their orphans: {'; '.join(sorted(set(errors)))}",
+            remedy="What was done is counted. Clear the tasks that failed, or let the next run find the rest again",
+        )
+    if job.settings.delete_dangling_rows and job.report.headline["dangling_references"]:
+        delete_dangling_rows(job)
+    failed += purge(job)
+    if failed:
+        raise PartialFailure(
+            f"{failed:,} blobs could not be disposed of, {_disposed(job):,} were",
+            setting="blob_base_path",
+            remedy="See the report for what the store said; the next run tries again",
+        )
+    job.report.finish("enforced")
+
+
+def _disposed(job: ReconciliationJob) -> int:
+    return int(job.report.headline["orphans_deleted"] + job.report.headline["orphans_quarantined"])
+
+
+def _collect(job: ReconciliationJob, shards: list[Shard]) -> tuple[int, list[str]]:
+    """Put the figures of the shares into the report; returns how many blobs failed, and why shares did."""
+    report = job.report
+    parts = [figures_of(job, f"shard-{shard['shard']}") for shard in shards]
+    swept = Swept()
+    for name in COUNTS[:-1]:
+        report.headline[name] = sum(part.get(name, 0) for part in parts)
+    for part in parts:
+        swept.left.update(part.get("left", {}))
+        swept.failures += [(key, answer) for key, answer in part.get("failures", [])][: 10 - len(swept.failures)]
+    report.phases = [phase for phase in report.phases if phase["name"] != SWEEPING]
+    report.phases.append({"name": SWEEPING, "seconds": max((part.get("seconds", 0) for part in parts), default=0)})
+    report.tables = [table for table in report.tables if table.title != "Orphans swept, by task"]
+    if len(parts) > 1:
+        rows = [[n, *(part.get(name, 0) for name in (*COUNTS, "seconds"))] for n, part in enumerate(parts, 1)]
+        columns = ["task", *(name.replace("_", " ") for name in COUNTS), "seconds"]
+        report.put(Table("Orphans swept, by task", columns, rows), first=True)
+    swept.describe(report, job.log, "Candidates that were left", gone=_disposed(job))
+    failed = sum(part.get("failed", 0) for part in parts)
+    return failed, [part.get("error") or "killed; see the logs of sweep" for part in parts if not part.get("done")]

@@ -1,0 +1,46 @@
+"""Delete what has been in quarantine for long enough."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from include.xcom_maintenance.flow.progress import Progress
+from include.xcom_maintenance.reconciliation.job import ReconciliationJob
+from include.xcom_maintenance.sweep.quarantine import quarantined
+from include.xcom_maintenance.sweep.sweep import Kept, Swept, ledger_of, sweep
+
+
+def purge(job: ReconciliationJob) -> int:
+    """Delete what has been in quarantine for ``quarantine_days``, unless a row refers to it after all.
+
+    :returns: how many could not be deleted.
+    """
+    report, settings = job.report, job.settings
+    swept = Swept()
+    cutoff = job.metadata.now() - timedelta(days=settings.quarantine_days)
+    reason = f"in quarantine for {settings.quarantine_days:g} days"
+    ledger = ledger_of(job, job.quarantine_store, part="purge", reason=reason)
+    try:
+        with report.phase("purge quarantine"), ledger:
+            sweep(
+                quarantined(job, planned_before=cutoff),
+                into=swept,
+                blobs=job.quarantine_store,
+                metadata=job.metadata,
+                modified_before=cutoff,  # that is when it was copied
+                progress=Progress(job.log, "Blobs in quarantine looked at"),
+                ledger=ledger,
+                formats=settings.formats,
+                original=lambda key: key.partition("/")[2],
+            )
+    finally:
+        report.headline["quarantined_blobs_deleted"] = ledger.blobs["deleted"]
+        report.headline["quarantined_blob_bytes_deleted"] = ledger.bytes["deleted"]
+    if swept.left[Kept.REFERENCED]:
+        report.warnings.append(
+            f"{swept.left[Kept.REFERENCED]:,} blobs in quarantine are meant by a value again and stay there: put them "
+            "back with xcom_restore."
+        )
+    if swept.failed:
+        swept.describe(report, job.log, "Blobs that stay in quarantine", gone=ledger.blobs["deleted"])
+    return swept.failed

@@ -1,0 +1,96 @@
+"""The report of a reconciliation."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from include.xcom_maintenance.reconciliation.causes import Cause
+from include.xcom_maintenance.reconciliation.findings import Count, Figures
+from include.xcom_maintenance.reconciliation.job import ReconciliationJob
+from include.xcom_maintenance.reconciliation.merge import BlobKind
+from include.xcom_maintenance.reports.report import Table
+
+_FIGURES = {
+    "too_young_to_tell": BlobKind.TOO_YOUNG,
+    "foreign_blobs": BlobKind.FOREIGN,
+    "unowned_blobs": BlobKind.UNOWNED,
+    "unrecognised_objects": BlobKind.UNRECOGNISED,
+}
+
+
+def describe(job: ReconciliationJob, found: Figures, references: int) -> None:
+    """Put the findings into the report and the log."""
+    report, top, now = job.report, job.settings.top_entries, datetime.now(UTC)
+    orphans, dangling = found.kinds[BlobKind.ORPHAN], sum(found.dangling.values())
+    report.headline = {
+        "objects": sum(count.objects for count in found.kinds.values()),
+        "object_bytes": sum(count.bytes for count in found.kinds.values()),
+        "references": references,
+        "orphan_blobs": orphans.objects,
+        "orphan_bytes": orphans.bytes,
+        "duplicate_blobs": found.causes[Cause.PUSHED_AGAIN].objects,
+        "dangling_references": dangling,
+        **{name: found.kinds[kind].objects for name, kind in _FIGURES.items()},
+    }
+    columns = ["objects", "bytes", "oldest (days)"]
+    kinds = [[kind.value, *_cells(found.kinds[kind], now)] for kind in BlobKind]
+    causes = [[cause.value, *_cells(found.causes[cause], now)] for cause in Cause if found.causes[cause].objects]
+    report.tables = [
+        Table("Objects below the base path", ["kind", *columns], kinds, "Only orphans are ever disposed of."),
+        Table("Orphans by probable cause", ["cause", *columns], causes, "As far as the metadata still knows."),
+        _by_dag(found, top, now),
+        Table(
+            "Orphan blobs",
+            ["key", "DAG", "bytes", "age (days)", "probable cause"],
+            [[key, dag_id, size, _age(when, now), cause] for key, dag_id, size, when, cause in found.orphans[:top]],
+            _first_of(orphans.objects, top),
+        ),
+        Table(
+            "Dangling references",
+            ["DAG", "run", "task", "map index", "key", "row bytes", "age (days)", "missing blob"],
+            [[*row[:6], _age(row[6], now), row[7]] for row in found.dangling_rows[:top]],
+            _first_of(dangling, top) + "The stock backend hands the path itself to a task that pulls one of these.",
+        ),
+        Table(
+            "Foreign, unowned and unrecognised objects",
+            ["key", "kind", "bytes", "age (days)"],
+            [[key, kind, size, _age(when, now)] for key, kind, size, when in found.odd[:top]],
+        ),
+    ]
+    job.log.info("Found: %s", ", ".join(f"{name}: {value:,}" for name, value in report.headline.items()))
+
+
+def _by_dag(found: Figures, top: int, now: datetime) -> Table:
+    rows: list[list[Any]] = []
+    for dag_id in sorted({*found.dags, *found.dangling}):
+        kinds = found.dags.get(dag_id, {})
+        orphans = kinds.get(BlobKind.ORPHAN, Count())
+        which = (Cause.PUSHED_AGAIN, BlobKind.TOO_YOUNG, BlobKind.FOREIGN)
+        others = [kinds.get(kind, Count()).objects for kind in which]
+        rows.append([dag_id, *_cells(orphans, now), *others, found.dangling.get(dag_id, 0)])
+    rows.sort(key=lambda row: (-row[2], -row[-1]))
+    columns = [
+        "DAG",
+        "orphan blobs",
+        "orphan bytes",
+        "oldest orphan (days)",
+        "of them duplicates",
+        "too young",
+        "foreign",
+        "dangling references",
+    ]
+    return Table("By DAG", columns, rows[:top], f"The first {top} of {len(rows):,}." if len(rows) > top else "")
+
+
+def _cells(count: Count, now: datetime) -> list[Any]:
+    return [count.objects, count.bytes, _age(count.oldest, now)]
+
+
+def _first_of(total: int, top: int) -> str:
+    return f"The first {top} of {total:,}; the manifest names them all. " if total > top else ""
+
+
+def _age(moment: str | None, now: datetime) -> float | None:
+    """Days, to a tenth."""
+    return None if moment is None else round((now - datetime.fromisoformat(moment)) / timedelta(days=1), 1)

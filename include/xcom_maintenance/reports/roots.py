@@ -1,0 +1,50 @@
+"""Settings -> where reports and archives are kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri
+from include.xcom_maintenance.core.errors import ConfigurationError
+from include.xcom_maintenance.reports.paths import storage_path
+from include.xcom_maintenance.settings.common import CommonSettings
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+
+def report_root(settings: CommonSettings) -> ObjectStoragePath:
+    """The folder of all reports.
+
+    :raises ConfigurationError: if the report path is no path.
+    """
+    return _root(settings, settings.report_path or "", "report_path", "reports")
+
+
+def archive_root(settings: CommonSettings) -> ObjectStoragePath | None:
+    """The folder of all archives of deleted rows, or None if none are kept.
+
+    :raises ConfigurationError: if the archive path is no path.
+    """
+    if settings.archive_path is None:
+        return None
+    return _root(settings, settings.archive_path, "archive_path", "archive")
+
+
+def _root(settings: CommonSettings, text: str, setting: str, what: str) -> ObjectStoragePath:
+    root = storage_path(text, setting=setting)
+    if settings.blob_base_path and _lies_below(BlobUri.parse(text), settings.blob_base_path):
+        raise ConfigurationError(
+            f"The {setting.replace('_', ' ')} {text!r} lies below the blob base path",
+            setting=setting,
+            remedy=f"Put the {what} beside the blobs, not among them",
+        )
+    return root
+
+
+def _lies_below(uri: BlobUri, base_path: str) -> bool:
+    try:
+        base = BasePath.parse(base_path, setting="blob_base_path")
+    except ConfigurationError:
+        return False  # said elsewhere, in its own words
+    return uri == base.uri or base.contains(uri)

@@ -1,0 +1,149 @@
+"""Put back blobs that a reconciliation moved into quarantine: the other half of ``xcom_restore``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.core.errors import ConfigurationError, PartialFailure
+from include.xcom_maintenance.core.records import Blob
+from include.xcom_maintenance.flow.progress import Progress
+from include.xcom_maintenance.reports.report import Table
+from include.xcom_maintenance.restore.job import RestoreJob
+from include.xcom_maintenance.restore.settings import RestoreSettings
+from include.xcom_maintenance.sweep.owner import claim
+from include.xcom_maintenance.sweep.quarantine import FOLDER, folder_of, quarantined
+
+_AT_ONCE = 1_000
+_RECONCILIATION = "xcom_orphan_reconciliation"
+_MANIFEST = ".manifest.jsonl.gz"
+
+
+def plan(job: RestoreJob) -> None:
+    """Find the blobs that could return, and write them down. Changes nothing.
+
+    :raises ConfigurationError: if there is no such quarantine.
+    """
+    blobs, report, settings = job.blob_store, job.report, job.settings
+    chosen = _folder(job, str(settings.quarantine))
+    figures: Counter[str] = Counter(blobs_to_restore=0, blob_bytes_to_restore=0, blobs_there_already=0)
+    by_dag: dict[str, list[Any]] = {}
+    with report.phase("plan"), job.place.write_manifest() as manifest:
+        manifest.add(**job.plan_header("quarantine", job.metadata.now()))
+        for batch in _batches(_newest_first(job, chosen)):
+            wanted = [(blob, origin) for blob, origin in batch if _chosen(job, settings, origin)]
+            there = {found.key for found in blobs.head([origin for _, origin in wanted])}
+            for blob, origin in wanted:
+                if origin in there:
+                    figures["blobs_there_already"] += 1
+                    continue
+                figures["blobs_to_restore"] += 1
+                figures["blob_bytes_to_restore"] += blob.size
+                row = by_dag.setdefault(_dag_of(job, origin) or "", [0, 0])
+                row[0], row[1] = row[0] + 1, row[1] + blob.size
+                modified = blob.last_modified.isoformat() if blob.last_modified else None
+                manifest.add(
+                    "blob", key=blob.key, origin=origin, bytes=blob.size, last_modified=modified, version=blob.version
+                )
+        report.manifest = manifest.path
+    report.headline = dict(figures)
+    rows = sorted(([dag_id, *row] for dag_id, row in by_dag.items()), key=lambda row: -row[1])
+    report.put(Table("Blobs in quarantine that could return", ["DAG", "blobs", "bytes"], rows[: settings.top_entries]))
+    report.finish("planned" if job.enforcing else "reported")
+
+
+def _folder(job: RestoreJob, text: str) -> str | None:
+    """The folder of the quarantine that the form names; None for all."""
+    if text.strip().lower() == "all":
+        return None
+    name = text.strip().rstrip("/").rsplit("/", 1)[-1]
+    if FOLDER.fullmatch(name):
+        return name
+    # A manifest by its name, or a run id, which may hold slashes of its own.
+    run_id = name.removesuffix(_MANIFEST) if name.endswith(_MANIFEST) else text.strip()
+    try:
+        return folder_of(next(job.place.of(_RECONCILIATION, run_id).read_manifest()))
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"There is no manifest of a run {run_id!r} of {_RECONCILIATION}",
+            setting="quarantine",
+            remedy="Name a run id, a manifest, or a folder of the quarantine; or say all",
+        ) from None
+
+
+def _newest_first(job: RestoreJob, chosen: str | None) -> Iterator[tuple[Blob, str]]:
+    """Blobs with their origins; where two have the same, the one that was moved last returns."""
+    folders = [chosen] if chosen else sorted({blob.key.partition("/")[0] for blob in quarantined(job)}, reverse=True)
+    for folder in folders:
+        for blob in job.quarantine_store.list(after=f"{folder}/", before=f"{folder}0"):  # "0" follows "/"
+            origin = blob.key.partition("/")[2]
+            if job.settings.formats.read(origin) is not None:
+                yield blob, origin
+
+
+def _chosen(job: RestoreJob, settings: RestoreSettings, origin: str) -> bool:
+    whose = job.settings.formats.coordinates_of(origin)
+    if whose is None:
+        return not (settings.dag_ids or settings.run_ids or settings.task_ids)
+    return settings.chooses(whose.dag_id, whose.run_id, whose.task_id)
+
+
+def _dag_of(job: RestoreJob, origin: str) -> str | None:
+    whose = job.settings.formats.coordinates_of(origin)
+    return whose.dag_id if whose else None
+
+
+def _batches(stream: Iterable[Any]) -> Iterator[list[Any]]:
+    items = iter(stream)
+    while batch := list(islice(items, _AT_ONCE)):
+        yield batch
+
+
+def apply(job: RestoreJob) -> None:
+    """Copy the blobs of the plan back, each unless a blob is there, and take them out of the quarantine.
+
+    :raises PartialFailure: if some could not be put back.
+    """
+    blobs, quarantine, figures = job.blob_store, job.quarantine_store, job.report.headline
+    for name in ("blobs_restored", "blob_bytes_restored"):
+        figures.setdefault(name, 0)  # a second attempt adds to what the first one did
+    failed = 0
+    with job.report.phase("restore blobs"):
+        _, lines = job.own_plan()
+        claim(blobs, job.identity)
+        progress = Progress(job.log, "Blobs restored", total=figures["blobs_to_restore"])
+        for batch in _batches(lines):
+            failed += _put_back(batch, blobs, quarantine, figures)
+            progress.add(len(batch))
+    if failed:
+        raise PartialFailure(
+            f"{failed:,} blobs could not be put back, {figures['blobs_restored']:,} were",
+            setting="blob_base_path",
+            remedy="They changed or went while the run was under way; run the DAG again",
+        )
+    job.report.finish("enforced")
+
+
+def _put_back(lines: list[dict[str, Any]], blobs: BlobStore, quarantine: BlobStore, figures: dict[str, Any]) -> int:
+    """Returns how many could not be put back."""
+    there = {found.key for found in blobs.head([line["origin"] for line in lines])}
+    back, failed = [], 0
+    for line in lines:
+        if line["origin"] in there:  # by an earlier attempt, or anew: a blob that is there is never touched
+            continue
+        modified = datetime.fromisoformat(line["last_modified"]) if line["last_modified"] else None
+        blob = Blob(line["key"], line["bytes"], modified, line["version"])
+        if quarantine.copy_to(blob, target=blobs.base, key=line["origin"]):
+            there.add(line["origin"])
+            back.append(blob)
+            figures["blobs_restored"] += 1
+            figures["blob_bytes_restored"] += blob.size
+        else:
+            failed += 1
+    for _ in quarantine.delete_unchanged(back):
+        pass
+    return failed

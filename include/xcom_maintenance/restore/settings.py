@@ -1,0 +1,34 @@
+"""The settings of ``xcom_restore``; what returns is chosen in the trigger form alone."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from include.xcom_maintenance.retention.settings import RetentionSettings
+from include.xcom_maintenance.settings.fields import Choice, Place
+
+
+class RestoreSettings(RetentionSettings):
+    """With the retention rules, since the next cleanup goes by them."""
+
+    FORM_ONLY: ClassVar[frozenset[str]] = frozenset({"archive", "quarantine", "dag_ids", "run_ids", "task_ids"})
+    OWN_MODE: ClassVar[bool] = True
+    NOT_SHOWN: ClassVar[frozenset[str]] = frozenset({"archive"})
+
+    #: A folder or a file of an archive; what is no address is taken below archive_path.
+    archive: Place | None = None
+    #: Blobs instead of rows: what a run of the reconciliation put into quarantine, by its run id, its manifest or the
+    #: folder in the quarantine; or all.
+    quarantine: Annotated[str, Field(min_length=1)] | None = None
+    #: Globs of what to restore; empty: everything.
+    dag_ids: Choice = ()
+    run_ids: Choice = ()
+    task_ids: Choice = ()
+
+    def chooses(self, dag_id: str, run_id: str, task_id: str) -> bool:
+        """Whether the rows of a task instance are among those to restore."""
+        chosen = ((dag_id, self.dag_ids), (run_id, self.run_ids), (task_id, self.task_ids))
+        return all(not globs or any(fnmatchcase(name, glob) for glob in globs) for name, globs in chosen)

@@ -1,0 +1,16 @@
+"""The two steps of a restore, of rows from an archive or of blobs from the quarantine."""
+
+from __future__ import annotations
+
+from include.xcom_maintenance.restore import blobs, rows
+from include.xcom_maintenance.restore.job import RestoreJob
+
+
+def plan(job: RestoreJob) -> None:
+    """Find out what could return, and write it down; changes nothing."""
+    (rows if job.settings.quarantine is None else blobs).plan(job)
+
+
+def apply(job: RestoreJob) -> None:
+    """Put it back."""
+    (rows if job.settings.quarantine is None else blobs).apply(job)

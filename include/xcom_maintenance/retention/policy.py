@@ -1,0 +1,287 @@
+"""Which rows go and which stay, and why. Pure: the time is an argument.
+
+The design follows borg's ``prune``: every verdict carries its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from itertools import groupby
+from typing import NamedTuple
+
+from include.xcom_maintenance.core.runs import (
+    FINISHED_RUN_STATES,
+    Cut,
+    Doomed,
+    Run,
+    Scope,
+    Selection,
+    YoungerRuns,
+    matches_any,
+)
+
+#: A row is pushed after its run was created; the clocks of two machines may differ, but not by this much.
+CLOCK_TOLERANCE = timedelta(days=1)
+
+
+class Reason(StrEnum):
+    """Why rows go, or why they stay."""
+
+    TOO_OLD = "older than max_age_days"
+    TOO_MANY_RUNS = "beyond the newest max_runs runs"
+    UNFINISHED_RUN = "run is not finished"
+    UNFINISHED_TASK = "a task of the run is not finished"
+    HOLD = "held by a rule"
+    MIN_RUNS = "among the newest min_runs finished runs"
+    WITHIN_MAX_RUNS = "among the newest max_runs runs"
+    YOUNG = "younger than max_age_days"
+    LATEST_VALUE = "the latest value of its key"
+    NO_RULE = "no rule matches"
+
+
+_EVERYTHING = Scope()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One retention rule; the first rule that matches a row decides about it.
+
+    ``max_age`` and ``max_runs`` each take rows away; ``min_runs``, ``keep_latest_value`` and ``hold`` keep rows.
+    """
+
+    dag_ids: tuple[str, ...] = ("*",)
+    exclude_dag_ids: tuple[str, ...] = ()
+    #: The DAG must have a tag that matches one of these globs; empty: whatever its tags.
+    tags: tuple[str, ...] = ()
+    exclude_tags: tuple[str, ...] = ()
+    #: The rows of those DAGs.
+    scope: Scope = _EVERYTHING
+    #: Rows pushed longer ago go; None: age takes nothing.
+    max_age: timedelta | None = timedelta(days=7)
+    #: Rows of finished runs beyond this many newest ones go, however young; None: number takes nothing.
+    max_runs: int | None = None
+    #: This many newest finished runs keep their rows, however old.
+    min_runs: int = 1
+    keep_latest_value: bool = False
+    hold: bool = False
+
+    def matches(self, dag_id: str, tags: Collection[str] = ()) -> bool:
+        """Whether the rule speaks about a DAG: case-sensitive globs, exclusions last."""
+        return (
+            matches_any(dag_id, self.dag_ids)
+            and (not self.tags or any(matches_any(tag, self.tags) for tag in tags))
+            and not matches_any(dag_id, self.exclude_dag_ids)
+            and not any(matches_any(tag, self.exclude_tags) for tag in tags)
+        )
+
+    def covers(self, later: Rule) -> bool:
+        """Whether nothing is left for a later rule, as far as the text of both shows it."""
+
+        def all_in(globs: Sequence[str], wider: Sequence[str]) -> bool:
+            return all(glob in wider or (_is_plain(glob) and matches_any(glob, tuple(wider))) for glob in globs) or (
+                "*" in wider
+            )
+
+        mine, other = self.scope, later.scope
+        return (
+            all_in(later.dag_ids, self.dag_ids)
+            and (not self.tags or (bool(later.tags) and all_in(later.tags, self.tags)))
+            and all_in(other.task_ids, mine.task_ids)
+            and all_in(other.keys, mine.keys)
+            and all_in(self.exclude_dag_ids, later.exclude_dag_ids)
+            and all_in(self.exclude_tags, later.exclude_tags)
+            and all_in(mine.exclude_task_ids, other.exclude_task_ids)
+            and all_in(mine.exclude_keys, other.exclude_keys)
+        )
+
+
+def _is_plain(glob: str) -> bool:
+    return not set(glob) & set("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A rule that speaks about a DAG, and the rows of the DAG that are left for it; None: all of them."""
+
+    position: int
+    rule: Rule
+    selection: Selection | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one rule says about its rows of a run: either a cut, or the reason why everything stays."""
+
+    #: Position of the rule that decided, from 0; None if no rule matches.
+    rule: int | None
+    reason: Reason
+    cut: Cut | None = None
+
+
+class RunVerdict(NamedTuple):
+    """What the policy says about one run: a part for each rule that speaks about some of its rows."""
+
+    run: Run
+    parts: tuple[Part, ...]
+
+
+def given_up(verdicts: Iterable[RunVerdict | YoungerRuns], parts: list[Part], *, size: int) -> Iterator[Doomed]:
+    """What verdicts give up, in pieces of at most ``size`` entries.
+
+    In the order in which the runs were made, which is about how their rows lie on disk.
+
+    :param parts: is filled with the part of a verdict that each cut comes from. A cut has the same position there and
+        in all pieces.
+    """
+    places: dict[int, int] = {}  # of parts, by identity: there are few, and they are shared
+    cuts: list[Cut] = []
+    found: list[tuple[int, int]] = []
+    for verdict in verdicts:
+        if isinstance(verdict, YoungerRuns):
+            continue
+        for part in verdict.parts:
+            if part.cut is None:
+                continue
+            if id(part) not in places:
+                places[id(part)] = len(parts)
+                parts.append(part)
+                cuts.append(part.cut)
+            found.append((verdict.run.dag_run_id, places[id(part)]))
+    found.sort()
+    for start in range(0, len(found), size):
+        ids, which = zip(*found[start : start + size], strict=True)
+        yield Doomed(tuple(cuts), ids, which)
+
+
+_NO_RULE = Part(None, Reason.NO_RULE)
+
+
+class Policy:
+    """Retention rules at a point in time.
+
+    :param rules: in the order in which they are tried.
+    :param now: the time (UTC) from which ages are measured. Rows that are pushed later never go.
+    :param tags: the tags of the DAGs that have any.
+    """
+
+    def __init__(
+        self, rules: Sequence[Rule], *, now: datetime, tags: Mapping[str, Collection[str]] | None = None
+    ) -> None:
+        self.rules = tuple(rules)
+        self.now = now
+        self._tags = tags or {}
+        self._chains: dict[str, tuple[Link, ...]] = {}
+        # The same object for the same thing: there are many runs and few verdicts.
+        self._shared_chains: dict[tuple[int, ...], tuple[Link, ...]] = {}
+        self._parts: dict[tuple[int, Reason], Part] = {}
+        self._verdicts: dict[tuple[int, bool, bool, int], tuple[Part, ...]] = {}
+        #: So many newest finished runs of a DAG have a rank that makes a difference to some rule.
+        self.newest = max((max(rule.min_runs, rule.max_runs or 0) for rule in rules), default=0)
+        #: The scopes of the rules that speak about some rows of a DAG only.
+        self.scopes = tuple(dict.fromkeys(rule.scope for rule in rules if not rule.scope.whole))
+
+    @property
+    def horizon(self) -> datetime | None:
+        """Runs that were created later lose no row, for it would have to be older than its run; None: any may."""
+        taking = [rule for rule in self.rules if not rule.hold]
+        if any(rule.max_runs is not None for rule in taking):
+            return None
+        ages = [rule.max_age for rule in taking if rule.max_age is not None]
+        if not ages:
+            return datetime.min.replace(tzinfo=UTC)
+        return self.now - min(ages) + CLOCK_TOLERANCE
+
+    def chain(self, dag_id: str) -> tuple[Link, ...]:
+        """The rules that speak about a DAG, in order; empty if none does."""
+        found = self._chains.get(dag_id)
+        if found is None:
+            tags = self._tags.get(dag_id, ())
+            positions = tuple(i for i, rule in enumerate(self.rules) if rule.matches(dag_id, tags))
+            if positions not in self._shared_chains:
+                self._shared_chains[positions] = tuple(self._links(positions))
+            found = self._chains[dag_id] = self._shared_chains[positions]
+        return found
+
+    def _links(self, positions: Iterable[int]) -> Iterator[Link]:
+        before: list[Scope] = []
+        for position in positions:
+            rule = self.rules[position]
+            whole = rule.scope.whole and not before
+            yield Link(position, rule, None if whole else Selection(rule.scope, tuple(before)))
+            if rule.scope.whole:
+                return
+            before.append(rule.scope)
+
+    def link(self, dag_id: str, scopes: int) -> Link | None:
+        """The rule that decides about rows of a DAG; None if none does.
+
+        :param scopes: bit i is set if the rows lie in ``self.scopes[i]``.
+        """
+        for link in self.chain(dag_id):
+            if link.rule.scope.whole or scopes >> self.scopes.index(link.rule.scope) & 1:
+                return link
+        return None
+
+    def judge(self, runs: Iterable[Run | YoungerRuns]) -> Iterator[RunVerdict | YoungerRuns]:
+        """Judge every run, in constant memory; what comes in numbers is passed on.
+
+        :param runs: grouped by DAG; of each DAG first the younger ones in numbers, if any, then one by one the newest
+            first, by ``run_after``, then by ``dag_run_id``.
+        """
+        for dag_id, runs_of_dag in groupby(runs, key=lambda run: run.dag_id):
+            chain = self.chain(dag_id)
+            finished_before = 0
+            for run in runs_of_dag:
+                if isinstance(run, YoungerRuns):
+                    finished_before += run.finished
+                    yield run
+                    continue
+                finished = run.state in FINISHED_RUN_STATES
+                busy = run.unfinished_tasks > 0
+                yield RunVerdict(run, self._judge(chain, finished=finished, busy=busy, rank=finished_before))
+                finished_before += finished
+
+    def beyond(self, dag_id: str) -> tuple[Part, ...]:
+        """The verdict on every finished run of a DAG that is none of its ``newest`` newest finished ones."""
+        return self._judge(self.chain(dag_id), finished=True, busy=False, rank=self.newest)
+
+    def _judge(self, chain: tuple[Link, ...], *, finished: bool, busy: bool, rank: int) -> tuple[Part, ...]:
+        """Judge a run.
+
+        :param busy: whether one of its tasks is unfinished.
+        :param rank: how many newer finished runs its DAG has.
+        """
+        case = (id(chain), finished, busy, min(rank, self.newest))
+        found = self._verdicts.get(case)
+        if found is None:
+            parts = [self._part(link, _reason(link.rule, finished=finished, busy=busy, rank=rank)) for link in chain]
+            found = self._verdicts[case] = tuple(parts) or (_NO_RULE,)
+        return found
+
+    def _part(self, link: Link, reason: Reason) -> Part:
+        found = self._parts.get((id(link), reason))
+        if found is None:
+            cut = None
+            if reason is Reason.TOO_MANY_RUNS:
+                cut = Cut(self.now, link.rule.keep_latest_value, link.selection)
+            elif reason is Reason.TOO_OLD and link.rule.max_age is not None:
+                cut = Cut(self.now - link.rule.max_age, link.rule.keep_latest_value, link.selection)
+            found = self._parts[id(link), reason] = Part(link.position, reason, cut)
+        return found
+
+
+def _reason(rule: Rule, *, finished: bool, busy: bool, rank: int) -> Reason:
+    if rule.hold:
+        return Reason.HOLD
+    if not finished:
+        return Reason.UNFINISHED_RUN
+    if busy:
+        return Reason.UNFINISHED_TASK
+    if rank < rule.min_runs:
+        return Reason.MIN_RUNS
+    if rule.max_runs is not None and rank >= rule.max_runs:
+        return Reason.TOO_MANY_RUNS
+    return Reason.TOO_OLD if rule.max_age is not None else Reason.WITHIN_MAX_RUNS

@@ -1,0 +1,85 @@
+"""What to do: the warnings of the scorecard made concrete, each with whose it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import nlargest
+
+from include.xcom_maintenance.core.sizes import JSONB_STRING_LIMIT, KB, THRESHOLDS, human_bytes
+from include.xcom_maintenance.reports.report import Table
+from include.xcom_maintenance.size_audit.findings import Findings
+from include.xcom_maintenance.size_audit.scorecard import Verdict
+
+_Action = tuple[str, str, str]
+#: Of each kind at most so many are named; the tables have the others.
+_NAMED = 3
+#: Metrics of which some DAG or task is named above.
+_NAMED_METRICS = frozenset({"value_size", "pushes_a_day", "fan_out", "overdue_rows", "secrets"})
+
+
+def to_do(found: Findings) -> Table:
+    """The most urgent first."""
+    warned = {line.name for line in found.scorecard if line.verdict is Verdict.WARN}
+    actions = [*_large_values(found, warned), *_many_rows(found, warned), *_of_dags(found, warned)]
+    actions += [
+        (line.title, "the deployment", line.advice)
+        for line in found.scorecard
+        if line.verdict is Verdict.WARN and line.name not in _NAMED_METRICS
+    ]
+    return Table("What to do", ["what", "whose", "do"], [list(action) for action in actions])
+
+
+def place(*names: str) -> str:
+    """DAG, task and key as one text."""
+    return " / ".join(names)
+
+
+def _large_values(found: Findings, warned: set[str]) -> Iterator[_Action]:
+    sizes = found.sizes
+    for entry, size in found.near_limit[:_NAMED]:
+        yield (
+            f"{human_bytes(size)}, near the limit of {human_bytes(JSONB_STRING_LIMIT)} for a string in JSONB",
+            place(entry.dag_id, entry.task_id, entry.key),
+            "Pass a path: a larger value fails the push, and breaks dumps and upgrades",
+        )
+    if "value_size" not in warned:
+        return
+    at = THRESHOLDS.index(48 * KB)
+    for saved, dag_id in nlargest(_NAMED, ((sizes.leaves(dag_id)[at], dag_id) for dag_id in sizes.dags)):
+        if saved:
+            yield (
+                f"{human_bytes(saved)} of {human_bytes(sizes.dags[dag_id].stored)} are values above 48 KB",
+                dag_id,
+                "Give it an object-storage backend with a threshold of 48 KB",
+            )
+
+
+def _many_rows(found: Findings, warned: set[str]) -> Iterator[_Action]:
+    sizes = found.sizes
+    if "pushes_a_day" in warned:
+        most = {(dag_id, task_id): rows for dag_id, task_id, _, rows in reversed(sizes.busy_days)}
+        for (dag_id, task_id), rows in nlargest(_NAMED, most.items(), key=lambda item: item[1]):
+            yield f"{rows:,} pushes in a day", place(dag_id, task_id), "Push one value for many"
+    if "fan_out" in warned:
+        for dag_id, task_id, fan_out, rows, _ in sizes.mapped[:_NAMED]:
+            yield f"{fan_out:,} mapped task instances, {rows:,} rows", place(dag_id, task_id), "Map over batches"
+    if "overdue_rows" in warned and found.overdue:
+        for dag_id, rows in found.overdue.dags.most_common(_NAMED):
+            yield f"{rows:,} rows are overdue", dag_id, "Let xcom_cleanup enforce, or correct the retention rules"
+
+
+def _of_dags(found: Findings, warned: set[str]) -> Iterator[_Action]:
+    for change in [c for c in found.changes if c.is_anomaly][:_NAMED]:
+        grew = change.bytes_a_day > change.bytes_a_day_before
+        yield (
+            f"pushed {human_bytes(change.bytes_a_day)} in a day, {human_bytes(change.bytes_a_day_before)} before",
+            change.dag_id,
+            "Ask what changed" if grew else "Look whether it still runs as it should",
+        )
+    for dag_id, why in list(found.missing_dags.items())[:_NAMED]:
+        rows = found.sizes.dags[dag_id].rows
+        yield f"{rows:,} rows, but {why}", dag_id, "Delete the DAG in the UI, or let its rows age out"
+    if "secrets" in warned and found.secrets:
+        for finding in found.secrets.findings[:_NAMED]:
+            where = place(finding.dag_id, finding.task_id, finding.key)
+            yield f"looks like a secret: {finding.kind}", where, "Rotate it, and keep it in a Connection"

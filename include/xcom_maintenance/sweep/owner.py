@@ -1,0 +1,55 @@
+"""One deployment per base path: a marker object names the metadata database that owns the blobs."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.core.errors import ImplausiblePlan
+from include.xcom_maintenance.core.records import DatabaseIdentity
+from include.xcom_maintenance.flow.guard import Objection
+
+#: Relative to the base path. Its name is of no backend's layout.
+OWNER_MARKER = ".xcom-maintenance-owner.json"
+
+
+def marked_owner(blobs: BlobStore) -> str | None:
+    """Who owns the base path as its marker says; None if there is no marker."""
+    content = blobs.get(OWNER_MARKER)
+    if content is None:
+        return None
+    try:
+        return str(json.loads(content)["owner"])
+    except (ValueError, KeyError, TypeError):
+        return "unknown (its marker cannot be read)"
+
+
+def claim(blobs: BlobStore, identity: DatabaseIdentity) -> None:
+    """Mark the base path as ours, unless it is marked already; to be called before anything is deleted.
+
+    :raises ImplausiblePlan: if it is marked as somebody else's, or is just being.
+    """
+    if marked_owner(blobs) is None:
+        note = "The XCom blobs below this path belong to the metadata database named here."
+        marker = {"owner": identity.owner, "since": datetime.now(UTC).isoformat(timespec="seconds"), "note": note}
+        blobs.put(OWNER_MARKER, json.dumps(marker, indent=2).encode())
+    for objection in judge_owner(marked_owner(blobs), identity.owner):
+        raise ImplausiblePlan(objection.problem, setting=objection.setting, remedy=objection.remedy)
+
+
+def judge_owner(marked: str | None, owner: str) -> list[Objection]:
+    """Objections to deleting blobs below a base path.
+
+    :param marked: who owns the base path as its marker says; None if there is no marker yet.
+    :param owner: who we are.
+    """
+    if marked is None or marked == owner:
+        return []
+    return [
+        Objection(
+            f"The blob base path belongs to the metadata database {marked}, but the connection leads to {owner}",
+            "metadata_conn_id",
+            "Correct the connection or the base path. If the database was moved, delete the marker object once",
+        )
+    ]

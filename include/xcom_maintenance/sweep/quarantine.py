@@ -1,0 +1,42 @@
+"""The quarantine: where it keeps a blob, which says where the blob came from, and how long."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from include.xcom_maintenance.core.records import Blob
+from include.xcom_maintenance.core.reference_formats import Formats
+from include.xcom_maintenance.flow.job import Job
+from include.xcom_maintenance.metadata.ports.shared import Metadata
+from include.xcom_maintenance.settings.common import CommonSettings
+
+FOLDER = re.compile(r"(?P<planned>\d{8}T\d{6}Z)-[0-9a-f]{8}")
+_TIME = "%Y%m%dT%H%M%SZ"
+
+
+def folder_of(header: dict[str, Any]) -> str:
+    """The folder of a plan's blobs: folders sort by time, and each plan has its own.
+
+    :param header: of the plan's manifest.
+    """
+    planned = datetime.fromisoformat(header["planned_at"]).astimezone(UTC)
+    return f"{planned:{_TIME}}-{header['plan_id'][:8]}"
+
+
+def origin_of(key: str, formats: Formats) -> str | None:
+    """The key below the base path of a blob in quarantine; None for an object that no sweep has put there."""
+    folder, _, origin = key.partition("/")
+    return origin if FOLDER.fullmatch(folder) and formats.read(origin) is not None else None
+
+
+def quarantined(job: Job[CommonSettings, Metadata], *, planned_before: datetime | None = None) -> Iterator[Blob]:
+    """What sweeps have put into quarantine, the oldest first.
+
+    :param planned_before: only by plans made before then (UTC).
+    """
+    before = f"{planned_before.astimezone(UTC):{_TIME}}" if planned_before else None
+    formats = job.settings.formats
+    return (blob for blob in job.quarantine_store.list(before=before) if origin_of(blob.key, formats) is not None)

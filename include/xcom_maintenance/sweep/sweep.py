@@ -1,0 +1,237 @@
+"""Verify, then dispose of blobs: the one mechanism that cleanup and reconciliation share."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from itertools import islice
+from typing import Any
+
+from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
+from include.xcom_maintenance.core.errors import MaintenanceError
+from include.xcom_maintenance.core.records import Blob
+from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
+from include.xcom_maintenance.flow.collector import heap_set_aside
+from include.xcom_maintenance.flow.job import Job
+from include.xcom_maintenance.flow.progress import Progress
+from include.xcom_maintenance.metadata.ports.shared import Metadata, SweepMetadata
+from include.xcom_maintenance.reports.report import Report, Table
+from include.xcom_maintenance.settings.common import CommonSettings
+from include.xcom_maintenance.sweep.ledger import Ledger
+
+#: Candidates of one batch. A look at the metadata database reads the whole table, so batches grow until that takes
+#: about this share of the time: no blob is deleted much later after it was verified than ten looks take.
+_FEWEST, _MOST = 10_000, 100_000
+_SHARE_OF_LOOKING = 0.1
+#: Copies under way at once.
+_COPIES = 8
+#: Stores tell times in whole seconds, cut off: a blob may have been written this much later than they say.
+_WHOLE_SECONDS = timedelta(seconds=1)
+
+
+class Kept(StrEnum):
+    """Why a candidate was left where it is."""
+
+    REFERENCED = "a row refers to it"
+    UNFINISHED_RUN = "its run is not finished"
+    TOO_YOUNG = "it was written after the plan was made, or its age is unknown"
+
+
+@dataclass(slots=True)
+class Swept:
+    """What became of the candidates that stayed; the ledger counts those that went."""
+
+    #: By Kept or DeleteResult.
+    left: Counter[str] = field(default_factory=Counter)
+    #: Keys that could not be deleted and what the store said, the first few.
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        return self.left[DeleteResult.FAILED]
+
+    def fail(self, key: str, detail: str) -> None:
+        self.left[DeleteResult.FAILED] += 1
+        if len(self.failures) < 10:
+            self.failures.append((key, detail))
+
+    def describe(self, report: Report, log: logging.Logger, title: str, *, gone: int) -> None:
+        """Put what was left, and what failed, into the report and the log.
+
+        :param gone: how many went.
+        """
+        if self.left:
+            report.put(Table(title, ["reason", "blobs"], [[*item] for item in self.left.most_common()]), first=True)
+        if self.failures:
+            failures = [list(failure) for failure in self.failures]
+            report.put(Table("Blobs that could not be deleted", ["blob", "answer"], failures), first=True)
+        log.info("Disposed of %s blobs; left %s", f"{gone:,}", dict(self.left))
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Where blobs go instead of being deleted at once."""
+
+    store: BlobStore
+    #: A folder for each plan.
+    folder: str
+
+    def key(self, key: str) -> str:
+        """Where a blob goes: its own key can be read from it."""
+        return f"{self.folder}/{key}"
+
+
+def ledger_of(
+    job: Job[CommonSettings, Metadata],
+    blobs: BlobStore,
+    *,
+    reason: str,
+    part: str = "",
+    quarantine: Quarantine | None = None,
+) -> Ledger:
+    """The list of what a task of a run deletes from ``blobs``, and why.
+
+    :param part: the task, where there are several.
+    """
+    report = job.report
+    header = {"kind": "ledger", "plan_id": report.plan_id, "dag_id": report.dag_id, "run_id": report.run_id}
+    header |= {"database": job.identity.owner, "base": str(blobs.base)}
+
+    def line(blob: Blob) -> dict[str, Any]:
+        modified = blob.last_modified.isoformat() if blob.last_modified else None
+        facts = {"key": blob.key, "bytes": blob.size, "last_modified": modified, "version": blob.version}
+        if quarantine is None:
+            return {"kind": "deleted", **facts, "reason": reason}
+        place = quarantine.store.base.blob(quarantine.key(blob.key))
+        return {"kind": "quarantined", **facts, "reason": reason, "quarantine": str(place)}
+
+    return Ledger(job.place, part, header=header, line=line, look=blobs.head)
+
+
+@heap_set_aside()
+def sweep(
+    candidates: Iterable[Blob],
+    *,
+    into: Swept,
+    blobs: BlobStore,
+    metadata: SweepMetadata,
+    modified_before: datetime,
+    progress: Progress,
+    ledger: Ledger,
+    formats: Formats = KNOWN,
+    quarantine: Quarantine | None = None,
+    original: Callable[[str], str] = lambda key: key,
+) -> None:
+    """Dispose of those candidates that nothing refers to and that are still what they were when they were looked at.
+
+    The order is what makes it safe: the candidate's version was taken before the metadata database is asked; a blob
+    that is written again afterwards has another version and is left alone. For the quarantine a blob is copied before
+    that, and the copy is seen to be there: so it lies in at least one place whenever the work breaks off. And what may
+    go is written down before that.
+
+    :param candidates: as they were listed or looked up; only what is named here is ever deleted.
+    :param into: is filled as the work goes on, so that what was done is known even if it breaks off.
+    :param modified_before: younger blobs are left alone (UTC).
+    :param ledger: is told of every blob that is deleted, before and after; entered.
+    :param quarantine: None: blobs are deleted for good.
+    :param original: from the key of a candidate the one that values know, where that is another.
+    """
+    stream, size = iter(candidates), _FEWEST
+    while batch := list(islice(stream, size)):
+        started = time.monotonic()
+        old = [blob for blob in batch if blob.last_modified and blob.last_modified + _WHOLE_SECONDS <= modified_before]
+        into.left[Kept.TOO_YOUNG] += len(batch) - len(old)
+        if ledger.goes_on:
+            old = _still_there(old, blobs, into)
+        copied = _copy(old, blobs, quarantine, into) if quarantine else old
+        if copied:
+            ledger.intend(copied)
+        before_looking = time.monotonic()
+        doomed = _verified(copied, into, metadata, formats, original)
+        looking = time.monotonic() - before_looking
+        gone = set()
+        for deletion in blobs.delete_unchanged(doomed):
+            if deletion.result is DeleteResult.DELETED:
+                gone.add(deletion.blob.key)
+                ledger.add(deletion.blob)
+            elif deletion.result is DeleteResult.FAILED:
+                into.fail(deletion.blob.key, deletion.detail)
+            else:
+                into.left[deletion.result] += 1
+                if deletion.result is DeleteResult.GONE:
+                    gone.add(deletion.blob.key)
+        if quarantine:
+            # Of blobs that were not copied, too: some stores copy what was written again before that can be seen.
+            _take_back(quarantine, blobs, [blob.key for blob in old if blob.key not in gone])
+        progress.add(len(batch))
+        if looking > _SHARE_OF_LOOKING * (time.monotonic() - started):
+            size = min(2 * size, _MOST)
+    into.left += Counter()  # without what is zero
+
+
+def _still_there(batch: Sequence[Blob], blobs: BlobStore, into: Swept) -> list[Blob]:
+    """Without those that an earlier attempt took, which must not be taken for this one's."""
+    there = {blob.key for blob in blobs.head([blob.key for blob in batch])}
+    into.left[DeleteResult.GONE] += len(batch) - len(there)
+    return [blob for blob in batch if blob.key in there]
+
+
+def _verified(
+    batch: Sequence[Blob], into: Swept, metadata: SweepMetadata, formats: Formats, original: Callable[[str], str]
+) -> list[Blob]:
+    """Those that no value means, of runs that are finished, right now."""
+    if not batch:
+        return []
+    keys = {blob.key: original(blob.key) for blob in batch}
+    referenced = metadata.referenced(set(keys.values()))
+    runs = {key: found for key in keys.values() if (found := formats.coordinates_of(key)) is not None}
+    unfinished = metadata.unfinished_runs(runs.values()) if runs else set()
+    doomed = []
+    for blob in batch:
+        key = keys[blob.key]
+        run = runs.get(key)
+        if key in referenced:
+            into.left[Kept.REFERENCED] += 1
+        elif run is not None and (run.dag_id, run.run_id) in unfinished:
+            into.left[Kept.UNFINISHED_RUN] += 1
+        else:
+            doomed.append(blob)
+    return doomed
+
+
+def _copy(batch: Sequence[Blob], blobs: BlobStore, quarantine: Quarantine, into: Swept) -> list[Blob]:
+    """Those of which the very version that was looked at now lies in the quarantine, too."""
+
+    def copy(blob: Blob) -> str | None:
+        """Why there is no copy; None if there is one."""
+        try:
+            if blobs.copy_to(blob, target=quarantine.store.base, key=quarantine.key(blob.key)):
+                return None
+        except MaintenanceError as error:
+            return error.problem
+        return DeleteResult.CHANGED
+
+    copied = []
+    with ThreadPoolExecutor(_COPIES) as threads:
+        for blob, why in zip(batch, threads.map(copy, batch), strict=True):
+            if why is None:
+                copied.append(blob)
+            elif why == DeleteResult.CHANGED:
+                into.left[why] += 1
+            else:
+                into.fail(blob.key, why)
+    return copied
+
+
+def _take_back(quarantine: Quarantine, blobs: BlobStore, keys: Sequence[str]) -> None:
+    """Delete the copies of blobs that stayed after all, and are seen to: a store may fail a delete and yet do it."""
+    copies = [quarantine.key(blob.key) for blob in blobs.head(keys)] if keys else []
+    if copies:
+        for _ in quarantine.store.delete_unchanged(quarantine.store.head(copies)):
+            pass

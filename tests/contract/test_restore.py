@@ -14,7 +14,7 @@ from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import ArchivedRow
 from include.xcom_maintenance.metadata.ports import MetadataStore
 from include.xcom_maintenance.metadata.ports.restore import Return
-from include.xcom_maintenance.metadata.postgres.archive import RETURNING, Lines, copy_deleted
+from include.xcom_maintenance.metadata.postgres.archive import RETURNING, copy_deleted
 from include.xcom_maintenance.reports.archive import Archives
 from include.xcom_maintenance.reports.archive_file import parse_row
 from tests.conftest import Database
@@ -239,32 +239,34 @@ def test_both_drivers_write_the_same_archive(database: Database, history: Histor
     assert history.rows() == set()
 
 
-class _Lines:
-    def __init__(self) -> None:
-        self.text = bytearray()
+class _Cursor:
+    """Hands over what it is given, and says that it was so many rows."""
 
-    def add(self, *line: bytes | memoryview) -> None:
-        self.text += b"".join(line)
+    def __init__(self, pieces: list[bytes], rowcount: int) -> None:
+        self._pieces, self.rowcount = pieces, rowcount
+
+    def mogrify(self, statement: str, _parameters: object) -> str:
+        return statement
+
+    def copy_expert(self, _statement: str, file: Any) -> None:
+        for piece in self._pieces:
+            file.write(piece)
 
 
-def test_rows_that_come_in_pieces_of_any_size_are_written_whole(history: History) -> None:
+@pytest.mark.parametrize("pieces", [[], [b"a\nb\n"], [b"a", b"\n", b"b\n"]])
+def test_rows_that_do_not_come_one_by_one_do_not_go(tmp_path: Path, pieces: list[bytes]) -> None:
+    from airflow.sdk import ObjectStoragePath
+
+    archives = Archives(ObjectStoragePath(f"file://{tmp_path}"))
+    with archives.write("a", database="d", dag_id="c", run_id="r") as sink:
+        assert copy_deleted(_Cursor([b"whole\n"], 1), "", {}, sink) == 1
+        with pytest.raises(ValueError, match="a line for each row"):
+            copy_deleted(_Cursor(pieces, 2), "", {}, sink)
+
+
+def test_every_line_is_whole(history: History, tmp_path: Path) -> None:
     put(history, history.run("a", 20), VALUES)
-    connection: Any = history.connection
-    with connection.cursor().copy(f"COPY (SELECT {RETURNING} FROM xcom x) TO STDOUT (FORMAT binary)") as copy:
-        stream = b"".join(copy)
-    for size in (1, 2, 3, 7, 19, 50, 1_000, len(stream)):
-        lines = Lines(found := _Lines())
-        for start in range(0, len(stream), size):
-            with pytest.raises(ValueError, match="did not end"):
-                lines.close()  # whatever is missing of it, the rows must not go
-            lines.write(stream[start : start + size])
-            assert found.text.count(b"\n") == lines.rows
-        lines.close()
-        _assert_whole(found.text)
-
-
-def _assert_whole(text: bytearray) -> None:
-    rows = [parse_row(line) for line in text.decode().split("\n")[:-1]]
+    rows = [parse_row(row.line) for row in archived(history, tmp_path)]
     assert len(rows) == len(VALUES)
     assert {row.key for row in rows} == set(VALUES)
     assert [row.key for row in rows if '"sql_null":true' in row.line] == ["null"]

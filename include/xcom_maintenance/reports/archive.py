@@ -11,7 +11,7 @@ import os
 import uuid
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -145,16 +145,16 @@ class ArchiveSink:
         self._compressors = compressors
         self._gzip = _quickest_gzip()
         self._pending: deque[Future[bytes]] = deque()
-        #: Pieces of lines for the next block, which are put together once, and how many bytes they are.
-        self._pieces: list[bytes | memoryview] = []
+        #: Lines of the next block, which are put together once, and how many bytes they are.
+        self._lines: list[bytes | memoryview] = []
         self._size = 0
         #: Rows so far.
         self.rows = 0
         #: The file's address; None until the context was left.
         self.path: str | None = None
 
-    def add(self, *line: bytes | memoryview) -> None:
-        """Append the line of a row, with its end, in pieces that do not change any more."""
+    def add(self, line: bytes | memoryview) -> None:
+        """Append the line of a row, with its end; it does not change any more."""
         self.rows += 1
         self._write(line)
 
@@ -170,17 +170,17 @@ class ArchiveSink:
         self._drain(0)
 
     def _mark(self, line: dict[str, Any]) -> None:
-        self._write((json.dumps(line, separators=(",", ":")).encode(), b"\n"))
+        self._write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
-    def _write(self, line: Sequence[bytes | memoryview]) -> None:
-        self._pieces += line
-        self._size += sum(map(len, line))
+    def _write(self, line: bytes | memoryview) -> None:
+        self._lines.append(line)
+        self._size += len(line)
         if self._size >= _BLOCK:
             self._compress()
 
     def _compress(self) -> None:
-        pieces, self._pieces, self._size = self._pieces, [], 0
-        self._pending.append(self._compressors.submit(self._gzip, b"".join(pieces), _LEVEL, _AS_GZIP))
+        lines, self._lines, self._size = self._lines, [], 0
+        self._pending.append(self._compressors.submit(self._gzip, b"".join(lines), _LEVEL, _AS_GZIP))
         self._drain(2 * _COMPRESSORS)
 
     def _drain(self, left: int) -> None:

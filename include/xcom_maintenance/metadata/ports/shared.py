@@ -26,8 +26,11 @@ class Pressure:
 class ArchiveSink(Protocol):
     """Takes the lines of an archive as they come."""
 
-    def add(self, *line: bytes | memoryview) -> None:
-        """Take the line of a row, with its end, in pieces that do not change any more."""
+    #: So far.
+    rows: int
+
+    def add(self, line: bytes | memoryview) -> None:
+        """Take the line of a row, with its end; it does not change any more."""
 
 
 #: Opens a sink for rows that are about to be deleted. It must hold them safely when it is closed, which is before the

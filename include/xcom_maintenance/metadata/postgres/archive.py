@@ -1,99 +1,36 @@
-"""How Postgres writes deleted rows as lines of an archive.
-
-Row by row the server only turns a row into JSON, which for large values is most of the work there is; the rest of a
-line is put around it here. COPY's binary format sends it as it is, where the others look at every character.
-"""
+"""How Postgres writes deleted rows as lines of an archive."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from include.xcom_maintenance.metadata.ports.shared import ArchiveSink
 
-#: For the RETURNING of a statement that deletes from ``xcom x``: every column, the value with all its digits. In JSON a
-#: NULL and a JSON null look the same, hence the first.
-RETURNING = "x.value IS NULL, row_to_json(x)"
+#: For the RETURNING of a statement that deletes from ``xcom x``: the line of a row, with every column, the value with
+#: all its digits. In JSON a NULL and a JSON null look the same, hence "sql_null".
+RETURNING = """'{"kind":"row","sql_null":' || (x.value IS NULL)::text || ',"row":' || row_to_json(x)::text || '}'"""
 
-_BEGIN = {is_null: f'{{"kind":"row","sql_null":{str(is_null).lower()},"row":'.encode() for is_null in (False, True)}
-_END = b"}\n"
-#: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format": a signature of 11 bytes, flags, and the
-#: length of an extension that follows.
-_HEADER = struct.Struct(">11s4xi")
-_SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
-#: The number of fields, the length of the first one and itself, and the length of the second one, which follows.
-_ROW = struct.Struct(">hi?i")
-_FIELDS = struct.Struct(">h")
-_NO_MORE = -1
+#: COPY escapes nothing and quotes only what holds a line break or one of these two characters. No JSON does.
+_AS_IT_IS = "(FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
 
 
 def copy_deleted(cursor: Any, deleting: str, parameters: Mapping[str, Any], sink: ArchiveSink) -> int:
     """Delete rows and write each into a sink as a line; returns their number. In memory is one row at a time.
 
+    Both drivers hand over what the server sent at a time, which is a row.
+
     :param deleting: a statement that returns ``RETURNING``.
+    :raises ValueError: if some rows came otherwise; then the rows must not go.
     """
-    statement, lines = f"COPY ({deleting}) TO STDOUT (FORMAT binary)", Lines(sink)
+    statement, before = f"COPY ({deleting}) TO STDOUT {_AS_IT_IS}", sink.rows
     if hasattr(cursor, "copy_expert"):
-        cursor.copy_expert(cursor.mogrify(statement, parameters), lines)
+        cursor.copy_expert(cursor.mogrify(statement, parameters), SimpleNamespace(write=sink.add))
     else:
         with cursor.copy(statement, parameters) as copy:
-            for data in copy:
-                lines.write(data)
-    lines.close()
-    return lines.rows
-
-
-class Lines:
-    """Takes what a COPY in binary format yields, in pieces of any size, and writes a line for each row."""
-
-    def __init__(self, sink: ArchiveSink) -> None:
-        self._sink = sink
-        self._buffer = bytearray()
-        self._begun = self._ended = False
-        self.rows = 0
-
-    def write(self, data: bytes | memoryview) -> int:
-        if self._buffer:  # hardly ever: both drivers hand over what the server sent at a time, which is a row
-            self._buffer += data
-            with memoryview(self._buffer) as view:
-                done = self._take(view)
-            del self._buffer[:done]
-        else:
-            view = memoryview(data)
-            self._buffer += view[self._take(view) :]
-        return len(data)
-
-    def close(self) -> None:
-        """:raises ValueError: if it was not all; then the rows must not go."""
-        if not self._ended or self._buffer:
-            raise ValueError("COPY in binary format did not end as it should")
-
-    def _take(self, view: memoryview) -> int:
-        """Write the lines of all rows that are whole; returns how many bytes that took."""
-        at = 0
-        if not self._begun:
-            if len(view) < _HEADER.size:
-                return 0
-            signature, extension = _HEADER.unpack_from(view)
-            if signature != _SIGNATURE:
-                raise ValueError("This is no COPY in binary format")
-            at = _HEADER.size + extension
-            if at > len(view):
-                return 0
-            self._begun = True
-        while not self._ended and at + _FIELDS.size <= len(view):
-            if _FIELDS.unpack_from(view, at) == (_NO_MORE,):
-                self._ended = True
-                return at + _FIELDS.size
-            if at + _ROW.size > len(view):
-                break
-            _, _, is_null, length = _ROW.unpack_from(view, at)
-            start, end = at + _ROW.size, at + _ROW.size + length
-            if end > len(view):
-                break
-            row = view[start:end]
-            self._sink.add(_BEGIN[is_null], row if row.readonly else row.tobytes(), _END)
-            self.rows += 1
-            at = end
-        return at
+            for line in copy:
+                sink.add(line)
+    if sink.rows - before != cursor.rowcount:
+        raise ValueError("COPY did not yield a line for each row")
+    return sink.rows - before

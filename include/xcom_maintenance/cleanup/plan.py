@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -16,7 +15,7 @@ from include.xcom_maintenance.cleanup.job import CleanupJob
 from include.xcom_maintenance.cleanup.tables import describe
 from include.xcom_maintenance.cleanup.tally import Tally
 from include.xcom_maintenance.core.records import Coordinates
-from include.xcom_maintenance.core.runs import Doomed, RunRows, Sample, YoungerRuns
+from include.xcom_maintenance.core.runs import Doomed, RunRows, YoungerRuns
 from include.xcom_maintenance.core.sizes import human_bytes
 from include.xcom_maintenance.flow.collector import uncollected
 from include.xcom_maintenance.flow.progress import Progress
@@ -34,20 +33,18 @@ MEASURED_AT_ONCE = 2_500
 def plan(job: CleanupJob) -> None:
     """Find out what goes and what stays, write it down, and let the guard look at it."""
     report, settings = job.report, job.settings
-    with report.phase("plan"), uncollected(), ThreadPoolExecutor(1) as pool, job.place.write_manifest() as manifest:
+    with report.phase("plan"), uncollected(), job.place.write_manifest() as manifest:
         now = job.metadata.now()
         clock_ahead = now - datetime.now(UTC)
         policy = policy_of(job, now)
         manifest.add(**job.plan_header("cleanup", now))
-        sampling = pool.submit(job.metadata.sample, policy.scopes, created_before=policy.horizon)
-        tally = Tally(policy)
+        tally = Tally(policy, job.metadata.sample(policy.scopes, created_before=policy.horizon))
         batches = Batches(manifest, *batch_bounds(job))
         verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
         progress = Progress(job.log, "Runs judged")
         while some := list(islice(verdicts, _RUNS_AT_ONCE)):
-            _plan_some(job, some, sampling, tally, batches, manifest)
+            _plan_some(job, some, tally, batches, manifest)
             progress.add(len(some))
-        tally.take(sampling.result())
         report.manifest = manifest.path
     with report.phase("guard"):
         rows_in_table = job.metadata.row_count_estimate()
@@ -70,12 +67,7 @@ def plan(job: CleanupJob) -> None:
 
 
 def _plan_some(
-    job: CleanupJob,
-    verdicts: list[RunVerdict | YoungerRuns],
-    sampling: Future[Sample],
-    tally: Tally,
-    batches: Batches,
-    manifest: ManifestWriter,
+    job: CleanupJob, verdicts: list[RunVerdict | YoungerRuns], tally: Tally, batches: Batches, manifest: ManifestWriter
 ) -> None:
     parts: list[Part] = []
     runs = {verdict.run.dag_run_id: verdict.run for verdict in verdicts if isinstance(verdict, RunVerdict)}
@@ -88,7 +80,6 @@ def _plan_some(
     for found in going:
         batches.add(runs[found.dag_run_id], parts[found.which], rows=found.rows, size=found.bytes)
     batches.flush()
-    tally.take(sampling.result())  # which was taken meanwhile
     tally.judged(verdicts)
     if job.blobs is not None and going:
         cuts = tuple(part.cut for part in parts if part.cut is not None)

@@ -28,9 +28,9 @@ class Tally:
     sample, which for a small table is all of it.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, sample: Sample) -> None:
         self.policy = policy
-        self.share = 0.0
+        self.share = sample.share
         self._sampled: defaultdict[int, list[SampledRows]] = defaultdict(list)
         self.going: defaultdict[Place, Sum] = defaultdict(Sum)
         self.staying: defaultdict[Place, Sum] = defaultdict(Sum)
@@ -44,12 +44,6 @@ class Tally:
         self.blobs: Counter[str] = Counter()
         #: Doomed rows that hold a path below the base path which no backend wrote for them.
         self.paths_of_others = 0
-
-    def take(self, sample: Sample) -> None:
-        """Take the sample, before the first run is counted; taken again it changes nothing."""
-        if self.share:
-            return
-        self.share = sample.share
         for group in sample.groups:
             if group.dag_run_id is None:
                 self._stays_with_its_run(group)
@@ -76,7 +70,7 @@ class Tally:
         found.bytes += size
 
     def judged(self, verdicts: Iterable[RunVerdict | YoungerRuns]) -> None:
-        """Count runs; after ``take``."""
+        """Count runs."""
         for verdict in verdicts:
             if isinstance(verdict, YoungerRuns):
                 self._younger(verdict)

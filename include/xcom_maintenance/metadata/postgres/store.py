@@ -194,8 +194,7 @@ class PostgresMetadataStore:
 
     def sample(self, scopes: Sequence[Scope], *, created_before: datetime | None = None) -> Sample:
         statement, parameters = retention.sample(scopes, knows_creation=self._knows_creation)
-        # Streamed for the connection of its own: a thread samples while others work.
-        found = list(self._session.stream(statement, {**parameters, "horizon": _horizon(created_before)}))
+        found = self._session.rows(statement, {**parameters, "horizon": _horizon(created_before)})
         groups = [
             SampledRows(dag, run, done, bits, n, int(size))
             for _, dag, run, done, bits, n, size in found

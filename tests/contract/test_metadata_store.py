@@ -15,7 +15,7 @@ from include.xcom_maintenance.core.reference_formats import KNOWN, layout
 from include.xcom_maintenance.core.runs import Cut, Doomed
 from include.xcom_maintenance.metadata.ports import MetadataStore
 from include.xcom_maintenance.metadata.ports.reconciliation import UnparsableReference
-from include.xcom_maintenance.metadata.postgres.rows import KNOWN_REVISIONS
+from include.xcom_maintenance.metadata.postgres.schema import KNOWN_REVISIONS
 from include.xcom_maintenance.reconciliation.causes import Cause, cause_of
 from tests.conftest import Database
 from tests.support.history import NOW, History, SeededRun, days_ago

@@ -11,7 +11,7 @@ import pytest
 
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.runs import Cut, Doomed
-from include.xcom_maintenance.metadata.postgres.rows import REQUIRED_COLUMNS
+from include.xcom_maintenance.metadata.postgres.schema import REQUIRED_COLUMNS
 from local_stack.postgres import ROLE, ROLE_FILE
 from tests.conftest import Database
 from tests.support.history import History, days_ago, has_column

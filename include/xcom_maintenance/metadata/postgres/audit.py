@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import MaintenanceError
+from include.xcom_maintenance.core.records import RowReference
 from include.xcom_maintenance.core.sizes import CUTS, NULL_CLASS
 from include.xcom_maintenance.core.table_figures import (
-    ArchiveTable,
     Entry,
     GroupKind,
     LogicalGroup,
     LogicalSizes,
     SizeGroup,
-    TableHealth,
 )
-from include.xcom_maintenance.metadata.postgres.rows import ADDRESS, ARCHIVE_TABLES
-from include.xcom_maintenance.metadata.postgres.session import Session
+from include.xcom_maintenance.metadata.ports.reconciliation import UnparsableReference
+from include.xcom_maintenance.metadata.ports.size_audit import StoredValue
+from include.xcom_maintenance.metadata.postgres import references as refs
+from include.xcom_maintenance.metadata.postgres.base import Connected
+from include.xcom_maintenance.metadata.postgres.rows import ADDRESS
 
 _STORED = "pg_column_size(value)"
 #: A value that takes more than this is not read to learn how long its text is; it counts with what is stored of it.
@@ -139,51 +142,6 @@ SELECT octet_length(value::text) FROM xcom
 WHERE dag_id = %(dag_id)s AND task_id = %(task_id)s AND run_id = %(run_id)s AND map_index = %(map_index)s
   AND key = %(key)s"""
 
-#: The bloat of the heap is what it takes beyond its rows as the statistics of the columns describe them: a tuple has a
-#: header of 24 bytes and a pointer of 4 and is aligned to 8, and a page has a header of 24. That of TOAST is what it
-#: takes beyond four chunks a page, which is how many full ones a page holds; there may be more, since the last chunk of
-#: a value is shorter. Statistics of rows are written where rows are, so a replica has none.
-_HEALTH = """
-WITH table_ AS (
-    SELECT c.oid, c.relname, c.relnamespace, c.reltuples, c.relfrozenxid, nullif(c.reltoastrelid, 0) AS toast,
-           t.reltuples AS chunks, t.relfrozenxid AS toast_frozen,
-           coalesce((SELECT option_value::float FROM pg_options_to_table(c.reloptions)
-                     WHERE option_name = 'fillfactor'), 100) / 100 AS fill,
-           pg_relation_size(c.oid) AS heap_bytes,
-           coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0) AS toast_heap_bytes,
-           current_setting('block_size')::int AS page
-    FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.oid = to_regclass('xcom')
-),
-width AS (
-    SELECT CASE WHEN count(s.avg_width) = count(*) THEN sum(s.avg_width * (1 - s.null_frac)) END AS bytes
-    FROM table_ c
-    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-    LEFT JOIN pg_stats s ON s.schemaname = c.relnamespace::regnamespace::name AND s.tablename = c.relname
-        AND s.attname = a.attname AND NOT s.inherited
-)
-SELECT c.heap_bytes, coalesce(pg_total_relation_size(c.toast), 0), pg_indexes_size(c.oid),
-       pg_total_relation_size(c.oid), pg_database_size(current_database()),
-       CASE WHEN NOT pg_is_in_recovery() AND s.n_live_tup > 0 THEN s.n_live_tup
-            WHEN c.reltuples >= 0 THEN c.reltuples::bigint END,
-       CASE WHEN NOT pg_is_in_recovery() THEN s.n_dead_tup END,
-       greatest(s.last_vacuum, s.last_autovacuum), greatest(s.last_analyze, s.last_autoanalyze), pg_is_in_recovery(),
-       greatest(age(c.relfrozenxid), age(c.toast_frozen)), current_setting('autovacuum_freeze_max_age')::int,
-       (SELECT CASE WHEN hit + missed >= 1000 THEN (hit / (hit + missed))::float END FROM (
-            SELECT coalesce(heap_blks_hit, 0) + coalesce(toast_blks_hit, 0) + coalesce(idx_blks_hit, 0)
-                       + coalesce(tidx_blks_hit, 0)::numeric AS hit,
-                   coalesce(heap_blks_read, 0) + coalesce(toast_blks_read, 0) + coalesce(idx_blks_read, 0)
-                       + coalesce(tidx_blks_read, 0)::numeric AS missed
-            FROM pg_statio_all_tables io WHERE io.relid = c.oid) pages),
-       CASE WHEN c.reltuples >= 0 AND width.bytes IS NOT NULL
-            THEN greatest(0, c.heap_bytes - c.reltuples * (4 + 8 * ceil((24 + width.bytes) / 8))
-                             * c.page / (c.page - 24) / c.fill)::bigint END,
-       CASE WHEN c.chunks >= 0 THEN greatest(0, c.toast_heap_bytes - ceil(c.chunks / 4) * c.page)::bigint END,
-       (SELECT sum(numbackends)::int FROM pg_stat_database), current_setting('max_connections')::int
-FROM table_ c CROSS JOIN width LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid"""
-
-_ROWS_OF = """
-SELECT quote_ident(c.relname), CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END
-FROM pg_class c WHERE c.oid IN (SELECT to_regclass(name) FROM unnest(%(names)s::text[]) AS name)"""
 
 #: A column of a later version may be missing in an older one.
 _DAGS = "SELECT d.dag_id, coalesce((to_jsonb(d) ->> 'is_stale')::boolean, false) FROM dag d"
@@ -201,13 +159,23 @@ ORDER BY substr(address, position(%(marker)s IN address)) COLLATE "C"
 """
 
 
-class AuditQueries:
-    """What the audit asks, over a session."""
+def _window(since: datetime) -> dict[str, datetime]:
+    """A row may have been pushed by a clock that is ahead, but days are small numbers."""
+    return {"since": since, "until": datetime.now(UTC) + timedelta(days=1)}
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
-    def sizes(self, top: int, *, since: datetime, wanted: Sequence[tuple[str, str, str]]) -> Iterator[SizeGroup]:
+def _keys(names: Sequence[tuple[str, str, str]]) -> dict[str, list[str]]:
+    return {
+        "dag_ids": [name[0] for name in names],
+        "task_ids": [name[1] for name in names],
+        "keys": [name[2] for name in names],
+    }
+
+
+class AuditQueries(Connected):
+    """Sizes of rows and values, and what is kept of one."""
+
+    def sizes(self, top: int, *, since: datetime, wanted: Sequence[tuple[str, str, str]] = ()) -> Iterator[SizeGroup]:
         parameters = {"top": top, **_window(since), **_keys(wanted)}
         for kind, *rest in self._session.rows(_SIZES, parameters):
             yield SizeGroup(GroupKind(kind), *rest)
@@ -218,8 +186,8 @@ class AuditQueries:
         *,
         since: datetime,
         seconds: float,
-        tasks: Sequence[tuple[str, str]],
-        keys: Sequence[tuple[str, str, str]],
+        tasks: Sequence[tuple[str, str]] = (),
+        keys: Sequence[tuple[str, str, str]] = (),
     ) -> LogicalSizes:
         share = 1.0 if share >= 1 else max(share, _SMALLEST_SHARE)
         parameters = {
@@ -251,16 +219,6 @@ class AuditQueries:
             return None
         return found[0][0] if found else None
 
-    def table_health(self) -> TableHealth:
-        [health] = self._session.rows(_HEALTH)
-        sizes = {name: int(size) for name, _, size in self._session.rows(ARCHIVE_TABLES, {})}
-        rows = dict(self._session.rows(_ROWS_OF, {"names": list(sizes)})) if sizes else {}
-        archives = [ArchiveTable(name, size, rows.get(name)) for name, size in sizes.items()]
-        return replace(TableHealth(*health), archive_tables=archives)
-
-    def dags(self) -> dict[str, bool]:
-        return dict(self._session.rows(_DAGS))
-
     def _in_time(self, statement: str, parameters: dict[str, Any], seconds: float) -> list[Any]:
         """The rows of a statement that may take so long; tried once, for it is not worth a second time."""
         with self._session.transaction() as cursor:
@@ -270,15 +228,27 @@ class AuditQueries:
             cursor.execute(statement, parameters)
             return list(cursor.fetchall())
 
+    def dags(self) -> dict[str, bool]:
+        return dict(self._session.rows(_DAGS))
 
-def _window(since: datetime) -> dict[str, datetime]:
-    """A row may have been pushed by a clock that is ahead, but days are small numbers."""
-    return {"since": since, "until": datetime.now(UTC) + timedelta(days=1)}
+    def whole_references(self, base: BasePath) -> Iterator[RowReference]:
+        for *place, size, text in self._session.stream(WHOLE_REFERENCES, {"marker": base.marker}):
+            # One that cannot be read names no blob that a backend wrote.
+            with suppress(UnparsableReference):
+                found = refs.by_uri(
+                    ("xcom", *place), text, stored_bytes=size, entire=True, whole=True, base=base, formats=self._formats
+                )
+                if found is not None and found.whole:
+                    yield found
+
+    def stored(self, dag_id: str, run_id: str, task_id: str, map_index: int, key: str) -> StoredValue | None:
+        place = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index, "key": key}
+        found = self._session.rows(STORED, place)
+        return StoredValue(*found[0]) if found else None
 
 
-def _keys(names: Sequence[tuple[str, str, str]]) -> dict[str, list[str]]:
-    return {
-        "dag_ids": [name[0] for name in names],
-        "task_ids": [name[1] for name in names],
-        "keys": [name[2] for name in names],
-    }
+#: What is kept of one value, and the value if it is a short text, which may be a reference.
+STORED = f"""
+SELECT coalesce(pg_column_size(x.value), 0), CASE WHEN pg_column_size(x.value) < 4096 THEN {ADDRESS} END
+FROM xcom x WHERE x.dag_id = %(dag_id)s AND x.run_id = %(run_id)s AND x.task_id = %(task_id)s
+  AND x.map_index = %(map_index)s AND x.key = %(key)s"""

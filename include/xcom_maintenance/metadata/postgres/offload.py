@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from include.xcom_maintenance.core.records import ValuePlace
 from include.xcom_maintenance.core.values import Movable, ReadValue, Replacement
-from include.xcom_maintenance.metadata.postgres import retention
+from include.xcom_maintenance.metadata.postgres.base import Connected
 from include.xcom_maintenance.metadata.postgres.rows import (
     BY_KEY,
     IS_BLOB_REFERENCE,
@@ -17,11 +18,17 @@ from include.xcom_maintenance.metadata.postgres.rows import (
     PLACE,
     ROWS_BY_KEY,
     SAME_KEY,
-    UNFINISHED,
     in_lines,
     primary_keys,
 )
-from include.xcom_maintenance.metadata.postgres.session import Session
+from include.xcom_maintenance.metadata.postgres.states import (
+    LOCK_RUNS,
+    STATES,
+    UNFINISHED,
+    CameToLifeError,
+    array,
+    unfinished_ids,
+)
 
 #: Postgres' compressions make no more than 255 bytes of one. Values that are stored in less than the 256th part of the
 #: threshold are not decompressed to find out that they are below it.
@@ -73,92 +80,77 @@ WHERE {SAME_KEY} AND x.timestamp = c.stamp
 RETURNING c.number"""  # fmt: skip
 
 
-def large_values(session: Session, min_bytes: int) -> Iterator[Movable]:
-    """See ``MetadataStore.large_values``."""
-    parameters = {**retention.STATES, "bytes": min_bytes, "stored": min_bytes // _SHRINKS_AT_MOST}
-    return _movable(session.stream(_LARGE, parameters))
-
-
-def offloaded_values(session: Session) -> Iterator[Movable]:
-    """See ``MetadataStore.offloaded_values``."""
-    return _movable(session.stream(_OFFLOADED, retention.STATES))
-
-
 def _movable(rows: Iterator[Any]) -> Iterator[Movable]:
     for *place, value_bytes, stored_bytes in rows:
         yield Movable(ValuePlace(*place), value_bytes, stored_bytes)
-
-
-def texts(session: Session, places: Sequence[ValuePlace]) -> list[ReadValue]:
-    """See ``MetadataStore.read_values``."""
-    found = session.rows(_TEXTS, primary_keys(places))
-    return [ReadValue(places[number - 1], timestamp, text) for number, timestamp, text in found]
 
 
 class _CannotHoldError(Exception):
     """The database has no JSONB value for a text."""
 
 
-def as_stored(session: Session, text: str) -> str | None:
-    """See ``MetadataStore.as_stored``."""
-    try:
-        with session.transaction() as cursor:
-            try:
-                cursor.execute("SELECT %(text)s::jsonb::text", {"text": text})
-                return str(cursor.fetchone()[0])
-            except Exception as error:
-                state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
-                if not state.startswith(("22", "54")):  # a character, a number or a length that JSONB does not have
-                    raise
-                raise _CannotHoldError from None
-    except _CannotHoldError:
-        return None
+class OffloadQueries(Connected):
+    """Values that move between rows and blobs."""
 
+    def large_values(self, min_bytes: int) -> Iterator[Movable]:
+        parameters = {**STATES, "bytes": min_bytes, "stored": min_bytes // _SHRINKS_AT_MOST}
+        return _movable(self._session.stream(_LARGE, parameters))
 
-def replace(
-    session: Session, replacements: Sequence[Replacement], *, few_unfinished: bool, may_lock_runs: bool
-) -> list[Replacement]:
-    """See ``MetadataStore.replace_values``."""
-    left = list(replacements)
-    while left:
+    def offloaded_values(self) -> Iterator[Movable]:
+        return _movable(self._session.stream(_OFFLOADED, STATES))
+
+    def read_values(self, places: Sequence[ValuePlace]) -> list[ReadValue]:
+        found = self._session.rows(_TEXTS, primary_keys(places))
+        return [ReadValue(places[number - 1], timestamp, text) for number, timestamp, text in found]
+
+    def as_stored(self, text: str) -> str | None:
         try:
-            numbers = session.change(
-                lambda cursor, some=tuple(left): _replace(  # type: ignore[misc]
-                    cursor, some, few_unfinished=few_unfinished, may_lock_runs=may_lock_runs
-                )
-            )
-            return [left[number - 1] for number in sorted(numbers)]
-        except retention.CameToLifeError as error:
-            left = [one for one in left if one.old.place.dag_run_id not in error.dag_run_ids]
-    return []
+            with self._session.transaction() as cursor:
+                try:
+                    cursor.execute("SELECT %(text)s::jsonb::text", {"text": text})
+                    return str(cursor.fetchone()[0])
+                except Exception as error:
+                    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
+                    if not state.startswith(("22", "54")):  # a character, a number or a length that JSONB does not have
+                        raise
+                    raise _CannotHoldError from None
+        except _CannotHoldError:
+            return None
 
+    def replace_values(self, replacements: Sequence[Replacement]) -> list[Replacement]:
+        left = list(replacements)
+        while left:
+            try:
+                numbers = self._session.change(partial(self._replace, replacements=tuple(left)))
+                return [left[number - 1] for number in sorted(numbers)]
+            except CameToLifeError as error:
+                left = [one for one in left if one.old.place.dag_run_id not in error.dag_run_ids]
+        return []
 
-def _replace(
-    cursor: Any, replacements: Sequence[Replacement], *, few_unfinished: bool, may_lock_runs: bool
-) -> list[int]:
-    """In one transaction; the numbers of those that took place.
+    def _replace(self, cursor: Any, replacements: Sequence[Replacement]) -> list[int]:
+        """In one transaction; the numbers of those that took place.
 
-    :raises CameToLifeError: if a run came to life while the statement ran; nothing was changed then.
-    """
-    places = primary_keys([one.old.place for one in replacements])
-    runs = {**retention.STATES, "ids": retention.array(sorted(set(places["runs"])))}
-    unfinished = retention.unfinished(few_unfinished=few_unfinished)
-    if may_lock_runs:  # whoever clears a run waits, or is seen
-        cursor.execute(retention.LOCK_RUNS, runs)
-    cursor.execute(_LOCK, places)
-    cursor.execute(
-        _REPLACE.format(unfinished=unfinished),
-        {
-            **runs,
-            **places,
-            "digests": [hashlib.sha256(one.old.text.encode()).hexdigest() for one in replacements],
-            "stamps": [one.old.timestamp for one in replacements],
-            "news": in_lines(one.text for one in replacements),
-        },
-    )
-    done = [number for (number,) in cursor.fetchall()]
-    changed = {replacements[number - 1].old.place.dag_run_id for number in done}
-    cursor.execute(unfinished, {**runs, "ids": retention.array(sorted(changed))})
-    if revived := {row[0] for row in cursor.fetchall()}:
-        raise retention.CameToLifeError(revived)
-    return done
+        :raises CameToLifeError: if a run came to life while the statement ran; nothing was changed then.
+        """
+        places = primary_keys([one.old.place for one in replacements])
+        runs = {**STATES, "ids": array(sorted(set(places["runs"])))}
+        unfinished = unfinished_ids(few_unfinished=self._few_unfinished)
+        if self._may_lock_runs:  # whoever clears a run waits, or is seen
+            cursor.execute(LOCK_RUNS, runs)
+        cursor.execute(_LOCK, places)
+        cursor.execute(
+            _REPLACE.format(unfinished=unfinished),
+            {
+                **runs,
+                **places,
+                "digests": [hashlib.sha256(one.old.text.encode()).hexdigest() for one in replacements],
+                "stamps": [one.old.timestamp for one in replacements],
+                "news": in_lines(one.text for one in replacements),
+            },
+        )
+        done = [number for (number,) in cursor.fetchall()]
+        changed = {replacements[number - 1].old.place.dag_run_id for number in done}
+        cursor.execute(unfinished, {**runs, "ids": array(sorted(changed))})
+        if revived := {row[0] for row in cursor.fetchall()}:
+            raise CameToLifeError(revived)
+        return done

@@ -8,8 +8,10 @@ from typing import Any
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.records import Coordinates, RowReference
 from include.xcom_maintenance.metadata.ports.reconciliation import Circumstances
-from include.xcom_maintenance.metadata.postgres import rows as sql
-from include.xcom_maintenance.metadata.postgres.session import Session
+from include.xcom_maintenance.metadata.ports.shared import OpenArchive
+from include.xcom_maintenance.metadata.postgres.archive import RETURNING, copy_deleted
+from include.xcom_maintenance.metadata.postgres.base import Connected
+from include.xcom_maintenance.metadata.postgres.states import LOCK_RUNS, STATES, UNFINISHED
 
 #: By the indexes of each table: the cost is that of the places asked about. Only short values are read.
 _CIRCUMSTANCES = """
@@ -35,20 +37,6 @@ CROSS JOIN LATERAL (
 ) x"""
 
 
-def circumstances(
-    session: Session, places: Collection[Coordinates], base: BasePath
-) -> dict[Coordinates, Circumstances]:
-    """See ``MetadataStore.circumstances``."""
-    asked = list(dict.fromkeys(places))
-    parameters = {
-        "dag_ids": [place.dag_id for place in asked],
-        "run_ids": [place.run_id for place in asked],
-        "task_ids": [place.task_id for place in asked],
-        "marker": base.marker,
-    }
-    return {asked[number - 1]: Circumstances(*found) for number, *found in session.rows(_CIRCUMSTANCES, parameters)}
-
-
 #: The rows that still hold just these references, of runs that are finished: a retry that pushed anew wrote another.
 DELETE_DANGLING = f"""
 DELETE FROM xcom x
@@ -59,7 +47,7 @@ WHERE r.dag_id = c.dag_id AND r.run_id = c.run_id AND x.dag_run_id = r.id
   AND right(CASE jsonb_typeof(x.value) WHEN 'string' THEN x.value #>> '{{}}'
                                        ELSE coalesce(x.value #>> '{{__data__,uri}}', x.value ->> 'key',
                                                      x.value ->> 's3_key') END, length(c.blob) + 1) = '/' || c.blob
-  AND NOT {sql.UNFINISHED.format(run="r")}"""
+  AND NOT {UNFINISHED.format(run="r")}"""
 
 RUNS_OF = """SELECT r.id FROM unnest(%(dag_ids)s::text[], %(run_ids)s::text[]) AS c(dag_id, run_id)
 JOIN dag_run r ON r.dag_id = c.dag_id AND r.run_id = c.run_id"""
@@ -75,3 +63,65 @@ def rows_of(references: Sequence[RowReference]) -> dict[str, Any]:
         "keys": [found.xcom_key for found in references],
         "blobs": [found.key for found in references],
     }
+
+
+class ReconciliationQueries(Connected):
+    """Blobs without a row, and rows without their blob."""
+
+    def circumstances(self, places: Collection[Coordinates], base: BasePath) -> dict[Coordinates, Circumstances]:
+        asked = list(dict.fromkeys(places))
+        parameters = {
+            "dag_ids": [place.dag_id for place in asked],
+            "run_ids": [place.run_id for place in asked],
+            "task_ids": [place.task_id for place in asked],
+            "marker": base.marker,
+        }
+        return {
+            asked[number - 1]: Circumstances(*found)
+            for number, *found in self._session.rows(_CIRCUMSTANCES, parameters)
+        }
+
+    def still_there(self, references: Sequence[RowReference]) -> list[RowReference]:
+        found = self._session.rows(
+            EXISTING_ROWS,
+            {
+                "dag_ids": [r.dag_id for r in references],
+                "task_ids": [r.task_id for r in references],
+                "run_ids": [r.run_id for r in references],
+                "map_indexes": [r.map_index for r in references],
+                "keys": [r.xcom_key for r in references],
+            },
+        )
+        return [references[number - 1] for (number,) in sorted(found)]
+
+    def delete_dangling(
+        self,
+        references: Sequence[RowReference],
+        *,
+        archive: OpenArchive | None = None,
+    ) -> int:
+        parameters = {**STATES, **rows_of(references)}
+        delete = DELETE_DANGLING
+
+        def work(cursor: Any) -> int:
+            if self._may_lock_runs:  # a clear waits, or is seen
+                cursor.execute(RUNS_OF, parameters)
+                cursor.execute(LOCK_RUNS, {"ids": [number for (number,) in cursor.fetchall()]})
+            if archive is None:
+                cursor.execute(delete, parameters)
+                return int(cursor.rowcount)
+            with archive() as sink:
+                deleting = f"{delete} RETURNING {RETURNING}"
+                return copy_deleted(cursor, deleting, parameters, sink)
+
+        return self._session.change(work)
+
+
+#: Which of some rows are there.
+EXISTING_ROWS = """
+SELECT c.number
+FROM unnest(%(dag_ids)s::text[], %(task_ids)s::text[], %(run_ids)s::text[], %(map_indexes)s::int[], %(keys)s::text[])
+     WITH ORDINALITY AS c(dag_id, task_id, run_id, map_index, key, number)
+WHERE EXISTS (SELECT FROM xcom x
+              WHERE x.dag_id = c.dag_id AND x.task_id = c.task_id AND x.run_id = c.run_id
+                AND x.map_index = c.map_index AND x.key = c.key)"""

@@ -16,7 +16,8 @@ from include.xcom_maintenance.core.records import RowReference
 from include.xcom_maintenance.core.reference_formats import HEX, UUID, BlobName, Formats
 from include.xcom_maintenance.metadata.ports.reconciliation import UnparsableReference
 from include.xcom_maintenance.metadata.postgres import rows as sql
-from include.xcom_maintenance.metadata.postgres.session import Session
+from include.xcom_maintenance.metadata.postgres.base import Connected
+from include.xcom_maintenance.metadata.postgres.schema import REQUIRED_COLUMNS
 
 #: Every JSON string that contains the base path is taken whole, and cut at white space and quotes too, so that a path
 #: in a sentence counts. What is carried on is short, however long the value: no longer than any path.
@@ -116,30 +117,10 @@ def _quote_literal(text: str) -> str:
 
 
 def _tables(archives: Sequence[Any]) -> list[tuple[str, Mapping[str, str]]]:
-    return [("xcom", sql.REQUIRED_COLUMNS["xcom"]), *((name, dict(columns)) for name, columns, _ in archives)]
+    return [("xcom", REQUIRED_COLUMNS["xcom"]), *((name, dict(columns)) for name, columns, _ in archives)]
 
 
 # -- all of them, sorted ---------------------------------------------------------------------------------------------
-
-
-def references(session: Session, base: BasePath, formats: Formats) -> Iterator[RowReference]:
-    """See ``MetadataStore.references``."""
-    sources = "\nUNION ALL\n".join(_references_of(*table) for table in _tables(session.rows(sql.ARCHIVE_TABLES, {})))
-    parameters = {
-        "marker": base.marker,
-        "prefix": base.prefix,
-        "bucket": base.uri.bucket,
-        "quoted_bucket": f'"{base.uri.bucket}"',
-    }
-    for *place, size, text, entire, whole, key in session.stream(
-        f'SELECT * FROM ({sources}) refs ORDER BY blob_key COLLATE "C"', parameters
-    ):
-        if text is None:
-            found = row_reference(place, key=key, stored_bytes=size, whole=whole, formats=formats)
-        else:
-            found = by_uri(place, text, stored_bytes=size, entire=entire, whole=whole, base=base, formats=formats)
-        if found is not None:
-            yield found
 
 
 def by_uri(
@@ -233,33 +214,6 @@ CROSS JOIN LATERAL (
 WHERE {text} ~* '[0-9a-f]{{32}}' AND n.name = ANY(%(hex_names)s::text[])"""
 
 
-def meant(session: Session, names: Mapping[str, BlobName]) -> set[str]:
-    """See ``MetadataStore.referenced``.
-
-    :param names: by key.
-    """
-    by_unique: dict[str, list[tuple[str, BlobName]]] = {}
-    for key, name in names.items():
-        by_unique.setdefault(name.unique, []).append((key, name))
-    parameters = {
-        "names": [unique for unique in by_unique if "-" in unique],
-        "hex_names": [unique for unique in by_unique if "-" not in unique],
-    }
-    found: set[str] = set()
-    if not by_unique:
-        return found
-    # One snapshot: `airflow db clean` moves rows from one of these tables to another.
-    with session.transaction(one_snapshot=True) as cursor:
-        cursor.execute(sql.ARCHIVE_TABLES, {})
-        dashed, hexed = bool(parameters["names"]), bool(parameters["hex_names"])
-        tables = _tables(cursor.fetchall())
-        statements = [part for table in tables for part in _names_in(*table, dashed=dashed, hexed=hexed)]
-        cursor.execute("\nUNION\n".join(statements), parameters)
-        for unique, after in cursor.fetchall():
-            found.update(key for key, name in by_unique[unique] if name.is_meant_by(after))
-    return found
-
-
 def _names_in(table: str, columns: Mapping[str, str], *, dashed: bool, hexed: bool) -> list[str]:
     text = "encode(x.value, 'escape')" if columns["value"] == "bytea" else "x.value::text"
     table = table.replace("%", "%%")
@@ -283,3 +237,58 @@ def names_of(keys: Collection[str], formats: Formats) -> dict[str, BlobName]:
             raise ValueError("only blobs of a known layout can be looked up")
         names[key] = name
     return names
+
+
+class ReferenceQueries(Connected):
+    """All references, and whether some blobs are meant anywhere."""
+
+    def references(self, base: BasePath) -> Iterator[RowReference]:
+        sources = "\nUNION ALL\n".join(
+            _references_of(*table) for table in _tables(self._session.rows(sql.ARCHIVE_TABLES, {}))
+        )
+        parameters = {
+            "marker": base.marker,
+            "prefix": base.prefix,
+            "bucket": base.uri.bucket,
+            "quoted_bucket": f'"{base.uri.bucket}"',
+        }
+        for *place, size, text, entire, whole, key in self._session.stream(
+            f'SELECT * FROM ({sources}) refs ORDER BY blob_key COLLATE "C"', parameters
+        ):
+            if text is None:
+                found = row_reference(place, key=key, stored_bytes=size, whole=whole, formats=self._formats)
+            else:
+                found = by_uri(
+                    place, text, stored_bytes=size, entire=entire, whole=whole, base=base, formats=self._formats
+                )
+            if found is not None:
+                yield found
+
+    def _meant(self, names: Mapping[str, BlobName]) -> set[str]:
+        """See ``MetadataStore.referenced``.
+
+        :param names: by key.
+        """
+        by_unique: dict[str, list[tuple[str, BlobName]]] = {}
+        for key, name in names.items():
+            by_unique.setdefault(name.unique, []).append((key, name))
+        parameters = {
+            "names": [unique for unique in by_unique if "-" in unique],
+            "hex_names": [unique for unique in by_unique if "-" not in unique],
+        }
+        found: set[str] = set()
+        if not by_unique:
+            return found
+        # One snapshot: `airflow db clean` moves rows from one of these tables to another.
+        with self._session.transaction(one_snapshot=True) as cursor:
+            cursor.execute(sql.ARCHIVE_TABLES, {})
+            dashed, hexed = bool(parameters["names"]), bool(parameters["hex_names"])
+            tables = _tables(cursor.fetchall())
+            statements = [part for table in tables for part in _names_in(*table, dashed=dashed, hexed=hexed)]
+            cursor.execute("\nUNION\n".join(statements), parameters)
+            for unique, after in cursor.fetchall():
+                found.update(key for key, name in by_unique[unique] if name.is_meant_by(after))
+        return found
+
+    def referenced(self, keys: Collection[str]) -> set[str]:
+        return self._meant(names_of(keys, self._formats))

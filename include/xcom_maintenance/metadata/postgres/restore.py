@@ -8,6 +8,9 @@ from typing import Any
 
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import ArchivedRow
+from include.xcom_maintenance.metadata.ports.restore import Return
+from include.xcom_maintenance.metadata.postgres import rows as sql
+from include.xcom_maintenance.metadata.postgres.base import Connected
 from include.xcom_maintenance.metadata.postgres.rows import LINES
 
 #: What becomes of each archived row, as the name of a ``port.Return``.
@@ -52,7 +55,7 @@ _VALUES = {
 }
 
 
-def restore(columns: Sequence[str]) -> str:
+def restoring(columns: Sequence[str]) -> str:
     """The statement that puts back the rows of ``%(lines)s``, which are ``in_lines``.
 
     :param columns: those to fill, quoted.
@@ -88,3 +91,24 @@ def unreadable_rows() -> Iterator[None]:
             remedy="The archive was changed, or comes from another version of Airflow. Nothing of this batch was "
             "changed; leave the row out by dag_ids, run_ids or task_ids",
         ) from None
+
+
+class RestoreQueries(Connected):
+    """Put archived rows back."""
+
+    def restorable(self, rows: Sequence[ArchivedRow]) -> list[Return]:
+        found = dict(self._session.rows(RESTORABLE, places(rows)))
+        return [Return[found[number]] for number in range(1, len(rows) + 1)]
+
+    def restore(self, rows: Sequence[ArchivedRow]) -> int:
+        if not rows:
+            return 0
+
+        def work(cursor: Any) -> int:
+            with unreadable_rows():
+                cursor.execute(COLUMNS, {"line": min((row.line for row in rows), key=len)})
+                columns = [name for (name,) in cursor.fetchall()]
+                cursor.execute(restoring(columns), {"lines": sql.in_lines(row.line for row in rows)})
+                return int(cursor.rowcount)
+
+        return self._session.change(work)

@@ -6,43 +6,25 @@ stands in the DELETE itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from datetime import datetime
 from typing import Any
 
-from include.xcom_maintenance.core.runs import FINISHED_RUN_STATES, FINISHED_TASK_STATES, Cut, Scope, Selection
-from include.xcom_maintenance.metadata.postgres.rows import ADDRESS, UNFINISHED
-from include.xcom_maintenance.metadata.postgres.session import BY_INDEX, IN_PAGE_ORDER
-
-#: Every state but the final ones, as ranges between them: the index on the state finds the few tasks there are, where
-#: NOT IN would read the whole table. Right wherever FEW_UNFINISHED holds.
-_STATES_IN_ORDER = sorted(FINISHED_TASK_STATES)
-_UNFINISHED_STATE = " OR ".join(
-    [
-        "t.state IS NULL",
-        f"t.state < '{_STATES_IN_ORDER[0]}'",
-        *(f"t.state > '{a}' AND t.state < '{b}'" for a, b in pairwise(_STATES_IN_ORDER)),
-        f"t.state > '{_STATES_IN_ORDER[-1]}'",
-    ]
+from include.xcom_maintenance.core.runs import (
+    Cut,
+    Doomed,
+    RunRows,
+    Sample,
+    SampledRows,
+    Scope,
+    Selection,
 )
-#: With more unfinished task instances than this it is quicker to look at those of the runs in question.
-_FEW = 2_000
-#: Whether the database sorts the final states as this module does, and only few tasks are in any other.
-FEW_UNFINISHED = f"""
-SELECT {" AND ".join(f"'{a}'::varchar < '{b}'::varchar" for a, b in pairwise(_STATES_IN_ORDER))}
-   AND (SELECT count(*) FROM (SELECT FROM task_instance t WHERE {_UNFINISHED_STATE} LIMIT {_FEW + 1}) few) <= {_FEW}"""
-
-_BUSY = f"busy AS MATERIALIZED (SELECT DISTINCT t.dag_id, t.run_id FROM task_instance t WHERE {_UNFINISHED_STATE})"
-
-#: A run that may lose rows: {run} is an alias of dag_run. By whether few task instances are unfinished. NOT IN, which
-#: Postgres answers from a hash table, whatever it expects the number to be; neither column is ever NULL.
-_FINISHED = {
-    True: """{run}.state = ANY(%(run_states)s)
-        AND ({run}.dag_id, {run}.run_id) NOT IN (SELECT b.dag_id, b.run_id FROM busy b)""",
-    False: f"NOT {UNFINISHED}",
-}
-STATES = {"run_states": list(FINISHED_RUN_STATES), "task_states": list(FINISHED_TASK_STATES)}
-
+from include.xcom_maintenance.metadata.postgres.rows import ADDRESS
+from include.xcom_maintenance.metadata.postgres.runs import RunQueries, ages, horizon
+from include.xcom_maintenance.metadata.postgres.scopes import scope_condition
+from include.xcom_maintenance.metadata.postgres.session import BY_INDEX, IN_PAGE_ORDER
+from include.xcom_maintenance.metadata.postgres.states import STATES, UNFINISHED, array, unfinished_ids
 
 #: Where a run keeps its latest values: the rows that xcom_pull(include_prior_dates=True) would take, if
 #: it were called by a run made now, by the next scheduled one, or by any run of the DAG that is not finished. Airflow
@@ -96,7 +78,7 @@ class Retention:
         self.parameters: dict[str, Any] = {**STATES, "ids": array(runs), "cutoff": cut.cutoff}
         #: How to get at the rows.
         self.access = BY_INDEX if cut.keep_latest_value else IN_PAGE_ORDER
-        self._unfinished = unfinished(few_unfinished=few_unfinished)
+        self._unfinished = unfinished_ids(few_unfinished=few_unfinished)
         # The ids themselves, and not a join with the runs: to look them all up by one index scan costs a fifth less.
         self._selected = f"x.dag_run_id = ANY(%(ids)s::int[]) AND {self._chosen(cut.selection)}"
         self._finished = f"{self._selected} AND NOT x.dag_run_id = ANY(ARRAY({self._unfinished}))"
@@ -154,100 +136,11 @@ def _sums(which: str | None = None) -> str:
     return f"count(*){some}, coalesce(sum(pg_column_size(x.value)){some}, 0)"
 
 
-class CameToLifeError(Exception):
-    """Runs of a batch are not finished after all: nothing was changed."""
-
-    def __init__(self, dag_run_ids: Collection[int]) -> None:
-        self.dag_run_ids = dag_run_ids
-        super().__init__("a run of the batch came to life")
-
-
-def array(numbers: Sequence[int]) -> str:
-    """Numbers as Postgres writes an array of them."""
-    return "{" + ",".join(map(str, numbers)) + "}"
-
-
-def unfinished(*, few_unfinished: bool) -> str:
-    """Those of the runs ``%(ids)s`` that are not finished.
-
-    Part of every statement, and the last look before the commit: a task can be cleared without its run being touched,
-    so no lock would show it.
-    """
-    return f"""{"WITH " + _BUSY if few_unfinished else ""}
-SELECT r.id FROM dag_run r
-WHERE r.id = ANY(%(ids)s::int[]) AND ({_FINISHED[few_unfinished].format(run="r")}) IS NOT TRUE"""
-
-
-#: The first statement of a deleting transaction: a concurrent change of these runs waits for it, or it for the change,
-#: and the statements after it see what was committed meanwhile.
-LOCK_RUNS = "SELECT id FROM dag_run WHERE id = ANY(%(ids)s::int[]) ORDER BY id FOR SHARE"
-
-
-def _ages(*, knows_creation: bool) -> str:
-    """Every run, whether it is old, and the DAGs of which a young run is due before an old one.
-
-    :param knows_creation: whether ``dag_run`` says when a run was made, as it does since Airflow 3.2. Elsewhere every
-        run is old: when it began says nothing of its rows, for a run that is cleared begins once more and keeps those
-        of the tasks that were not.
-    """
-    old = "created_at IS NULL OR created_at < %(horizon)s::timestamptz" if knows_creation else "true"
-    return f"""r AS NOT MATERIALIZED (
-    SELECT id, dag_id, run_id, coalesce(state, '') AS state, run_after, {old} AS old
-    FROM dag_run
-),
-d AS MATERIALIZED (
-    SELECT dag_id, coalesce(max(run_after) FILTER (WHERE old) >= min(run_after) FILTER (WHERE NOT old), false) AS mixed
-    FROM r GROUP BY dag_id
-)"""
-
-
-def runs(*, few_unfinished: bool, knows_creation: bool) -> str:
-    """Runs that may lose rows one by one, the others in numbers, by DAG.
-
-    A run that was created after ``%(horizon)s`` counts as young. Of a DAG in which a young run is due before one that
-    is not, such as one that is being backfilled, all come one by one: only the order says which are the newest.
-    """
-    return f"""
-WITH {_ages(knows_creation=knows_creation)},
-{_busy_runs(few_unfinished=few_unfinished)}
-SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0)
-FROM r JOIN d USING (dag_id) LEFT JOIN busy USING (dag_id, run_id)
-WHERE r.old OR d.mixed
-UNION ALL
-SELECT r.dag_id, NULL, count(*) FILTER (WHERE r.state = ANY(%(run_states)s))::text,
-       count(*) FILTER (WHERE NOT r.state = ANY(%(run_states)s))::text, NULL, NULL
-FROM r JOIN d USING (dag_id)
-WHERE NOT r.old AND NOT d.mixed
-GROUP BY r.dag_id
-ORDER BY 1, 5 DESC NULLS FIRST, 2 DESC"""
-
-
-def newest_finished_runs(*, few_unfinished: bool) -> str:
-    """The ``%(count)s`` newest finished runs of each DAG."""
-    return f"""
-WITH {_busy_runs(few_unfinished=few_unfinished)}
-SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0)
-FROM (
-    SELECT *, row_number() OVER (PARTITION BY dag_id ORDER BY run_after DESC, id DESC) AS place
-    FROM dag_run WHERE state = ANY(%(run_states)s)
-) r LEFT JOIN busy USING (dag_id, run_id)
-WHERE r.place <= %(count)s
-ORDER BY r.dag_id, r.place"""
-
-
-def _busy_runs(*, few_unfinished: bool) -> str:
-    """How many unfinished tasks there are, by run."""
-    state = _UNFINISHED_STATE if few_unfinished else "t.state IS NULL OR NOT t.state = ANY(%(task_states)s)"
-    return f"""busy AS MATERIALIZED (
-    SELECT t.dag_id, t.run_id, count(*) AS tasks FROM task_instance t WHERE {state} GROUP BY t.dag_id, t.run_id
-)"""
-
-
 #: Of the table's pages as many as are 32 MB, in percent; 100 for a smaller table.
 _SAMPLED = "least(100, 100.0 * 32 * 1024 * 1024 / greatest(1, pg_relation_size('xcom')))"
 
 
-def sample(scopes: Sequence[Scope], *, knows_creation: bool) -> tuple[str, dict[str, Any]]:
+def sampling(scopes: Sequence[Scope], *, knows_creation: bool) -> tuple[str, dict[str, Any]]:
     """The rows on some of the table's pages, by run; those of runs that ``runs`` gives in numbers by DAG.
 
     A statement and its parameters but for ``%(horizon)s``. How many percent of the pages it was comes with each group,
@@ -268,69 +161,56 @@ FROM (
 ) seen JOIN r ON r.id = seen.dag_run_id JOIN d ON d.dag_id = r.dag_id
 GROUP BY 1, 2, 3, 4"""
     statement = f"""
-WITH {_ages(knows_creation=knows_creation)}
+WITH {ages(knows_creation=knows_creation)}
 SELECT pages.percent, found.* FROM (SELECT {_SAMPLED}) AS pages(percent) LEFT JOIN ({groups}) found ON true"""
     return statement, parameters
 
 
-def scope_condition(scope: Scope, name: str, parameters: dict[str, Any]) -> str:
-    """Whether the row ``x`` lies in a scope; its patterns join ``parameters`` under names that begin with ``name``."""
-    conditions: list[str] = []
-    for column, globs, operator in (
-        ("task_id", scope.task_ids, "~"),
-        ("task_id", scope.exclude_task_ids, "!~"),
-        ("key", scope.keys, "~"),
-        ("key", scope.exclude_keys, "!~"),
-    ):
-        if globs and not (operator == "~" and "*" in globs):
-            parameter = f"{name}_{len(conditions)}"
-            parameters[parameter] = regular_expression(globs)
-            conditions.append(f"x.{column} {operator} %({parameter})s")
-    return f"({' AND '.join(conditions) or 'true'})"
+class RetentionQueries(RunQueries):
+    """What the retention rules would take, and what they would leave."""
+
+    def sample(self, scopes: Sequence[Scope], *, created_before: datetime | None = None) -> Sample:
+        statement, parameters = sampling(scopes, knows_creation=self._knows_creation)
+        found = self._session.rows(statement, {**parameters, "horizon": horizon(created_before)})
+        groups = [
+            SampledRows(dag, run, done, bits, n, int(size))
+            for _, dag, run, done, bits, n, size in found
+            if dag is not None
+        ]
+        return Sample(float(found[0][0]) / 100, groups)
+
+    def measure(self, pieces: Iterable[Doomed]) -> Iterator[RunRows]:
+        wanted = list(self._measuring(pieces))
+        queries = [(statements.measure, statements.parameters, statements.access) for _, statements in wanted]
+        with closing(self._session.side_by_side(queries)) as answers:
+            for (which, _), rows in zip(wanted, answers, strict=True):
+                for run, *figures in rows:
+                    yield _run_rows(run, which, *figures)
+
+    def _measuring(self, pieces: Iterable[Doomed]) -> Iterator[tuple[int, Retention]]:
+        """The statements of each cut of each piece, by its position."""
+        # To find the latest values is a look at all rows of a DAG, which is done once.
+        later: dict[int, tuple[Cut, list[int]]] = {}
+        for piece in pieces:
+            for which, runs in piece.by_cut().items():
+                cut = piece.cuts[which]
+                if cut.keep_latest_value:
+                    later.setdefault(which, (cut, []))[1].extend(runs)
+                else:
+                    yield which, self._retention(cut, runs)
+        for which, (cut, runs) in later.items():
+            yield which, self._retention(cut, runs)
+
+    def _retentions(self, doomed: Doomed) -> list[Retention]:
+        """The statements of each cut."""
+        return [self._retention(doomed.cuts[which], runs) for which, runs in doomed.by_cut().items()]
+
+    def _retention(self, cut: Cut, runs: Sequence[int]) -> Retention:
+        return Retention(cut, runs, few_unfinished=self._few_unfinished)
 
 
-def regular_expression(globs: Sequence[str]) -> str:
-    """Postgres' regular expression for names that match one of some globs, as ``fnmatch.fnmatchcase`` reads them."""
-    return f"^(?:{'|'.join(''.join(_pieces(glob)) for glob in globs)})$"
-
-
-def _pieces(glob: str) -> Iterator[str]:
-    at = 0
-    while at < len(glob):
-        character = glob[at]
-        at += 1
-        if character == "*":
-            yield ".*"
-        elif character == "?":
-            yield "."
-        elif character == "[" and (end := glob.find("]", at + 1 + (glob[at : at + 1] == "!"))) > 0:
-            yield _set(glob[at:end])
-            at = end + 1
-        else:
-            yield _literal(character)
-
-
-def _set(inner: str) -> str:
-    """What stands between the brackets of a glob, as one of the characters that it allows."""
-    items: list[str] = []
-    # Python drops a range that runs backwards before it looks whether the set begins with "!".
-    while inner[1:2] == "-" and len(inner) > 2 and inner[0] > inner[2]:
-        inner = inner[3:]
-    negated = inner.startswith("!")
-    at = int(negated)
-    while at < len(inner):
-        if inner[at + 1 : at + 2] == "-" and at + 2 < len(inner):
-            low, high = inner[at], inner[at + 2]
-            items += [f"{_literal(low)}-{_literal(high)}"] if low <= high else []
-            at += 3
-        else:
-            items.append(_literal(inner[at]))
-            at += 1
-    if not items:  # only ranges that run backwards
-        return "." if negated else "(?!)"
-    return f"[{'^' if negated else ''}{''.join(items)}]"
-
-
-def _literal(character: str) -> str:
-    """A character by its number, which means nothing but itself anywhere in a regular expression."""
-    return f"\\U{ord(character):08x}"
+def _run_rows(
+    dag_run_id: int, which: int, rows: int, size: int, staying: int, staying_size: int, latest: int, latest_size: int
+) -> RunRows:
+    younger, younger_size = staying - latest, staying_size - latest_size
+    return RunRows(dag_run_id, which, rows - staying, size - staying_size, younger, younger_size, latest, latest_size)

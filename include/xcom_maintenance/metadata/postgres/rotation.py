@@ -12,7 +12,7 @@ from typing import Any
 from include.xcom_maintenance.core.records import ValuePlace
 from include.xcom_maintenance.core.values import StoredRow
 from include.xcom_maintenance.metadata.postgres import rows as sql
-from include.xcom_maintenance.metadata.postgres.session import Session
+from include.xcom_maintenance.metadata.postgres.base import Connected
 
 _RUNS_AT_ONCE = 200
 #: Rows that a cursor hands over at a time; each is as long as what is read of it, below.
@@ -52,50 +52,6 @@ WHERE {sql.SAME_KEY}
 RETURNING c.number"""
 
 
-def stored_rows(session: Session) -> Iterator[StoredRow]:
-    """As ``MetadataStore.stored_rows``."""
-    for table, columns, _ in session.rows(sql.ARCHIVE_TABLES, {}):
-        kind = dict(columns)["value"]
-        if kind in {"json", "jsonb"}:  # others are older than the backend
-            yield from _aside(session, table, "x.value" if kind == "jsonb" else "x.value::jsonb", dict(columns))
-    after = -1
-    while runs := [row[0] for row in session.rows(_RUNS, {"after": after, "limit": _RUNS_AT_ONCE})]:
-        with closing(session.stream(_OF_RUNS, {"runs": runs}, fetch=_ROWS_AT_ONCE)) as found:  # type: ignore[type-var]
-            yield from map(_row, found)
-        after = runs[-1]
-
-
-def _aside(session: Session, table: str, value: str, columns: dict[str, str]) -> Iterator[StoredRow]:
-    dag_id = "x.dag_id::text" if "dag_id" in columns else "''"
-    statement = _ASIDE.format(dag_id=dag_id, value=value, table=table.replace("%", "%%"))
-    with closing(session.stream(statement, {}, fetch=_ROWS_AT_ONCE)) as found:  # type: ignore[type-var]
-        for dag_id, size, text in found:
-            yield StoredRow(None, dag_id, size, text)
-
-
-def stored_rows_at(session: Session, places: Sequence[ValuePlace]) -> list[StoredRow]:
-    """As ``MetadataStore.stored_rows_at``."""
-    return [_row(found) for found in session.rows(_AT, sql.primary_keys(places))]
-
-
-def replace_stored(session: Session, changes: Sequence[tuple[StoredRow, str]]) -> list[bool]:
-    """As ``MetadataStore.replace_stored``."""
-    # In the order of the key, so that two who change the same rows wait for each other rather than lock each other out.
-    order = sorted(range(len(changes)), key=lambda i: _key(changes[i][0]))
-    parameters = {
-        **sql.primary_keys([_key_of(changes[i][0]) for i in order]),
-        "old": [changes[i][0].text for i in order],
-        "new": [changes[i][1] for i in order],
-    }
-
-    def work(cursor: Any) -> set[int]:
-        cursor.execute(_REPLACE, parameters)
-        return {order[number - 1] for (number,) in cursor.fetchall()}
-
-    replaced = session.change(work)
-    return [i in replaced for i in range(len(changes))]
-
-
 def _row(found: Sequence[Any]) -> StoredRow:
     *columns, size, text = found
     place = ValuePlace(*columns)
@@ -111,3 +67,44 @@ def _key_of(row: StoredRow) -> ValuePlace:
 def _key(row: StoredRow) -> tuple[int, str, int, str]:
     place = _key_of(row)
     return place.dag_run_id, place.task_id, place.map_index, place.key
+
+
+class RotationQueries(Connected):
+    """Rows that this project's own XCom backend wrote."""
+
+    def stored_rows(self) -> Iterator[StoredRow]:
+        for table, columns, _ in self._session.rows(sql.ARCHIVE_TABLES, {}):
+            kind = dict(columns)["value"]
+            if kind in {"json", "jsonb"}:  # others are older than the backend
+                yield from self._aside(table, "x.value" if kind == "jsonb" else "x.value::jsonb", dict(columns))
+        after = -1
+        while runs := [row[0] for row in self._session.rows(_RUNS, {"after": after, "limit": _RUNS_AT_ONCE})]:
+            with closing(self._session.stream(_OF_RUNS, {"runs": runs}, fetch=_ROWS_AT_ONCE)) as found:  # type: ignore[type-var]
+                yield from map(_row, found)
+            after = runs[-1]
+
+    def _aside(self, table: str, value: str, columns: dict[str, str]) -> Iterator[StoredRow]:
+        dag_id = "x.dag_id::text" if "dag_id" in columns else "''"
+        statement = _ASIDE.format(dag_id=dag_id, value=value, table=table.replace("%", "%%"))
+        with closing(self._session.stream(statement, {}, fetch=_ROWS_AT_ONCE)) as found:  # type: ignore[type-var]
+            for dag_id, size, text in found:
+                yield StoredRow(None, dag_id, size, text)
+
+    def stored_rows_at(self, places: Sequence[ValuePlace]) -> list[StoredRow]:
+        return [_row(found) for found in self._session.rows(_AT, sql.primary_keys(places))]
+
+    def replace_stored(self, changes: Sequence[tuple[StoredRow, str]]) -> list[bool]:
+        # In the order of the key, so that two who change the same rows wait for each other: no deadlock.
+        order = sorted(range(len(changes)), key=lambda i: _key(changes[i][0]))
+        parameters = {
+            **sql.primary_keys([_key_of(changes[i][0]) for i in order]),
+            "old": [changes[i][0].text for i in order],
+            "new": [changes[i][1] for i in order],
+        }
+
+        def work(cursor: Any) -> set[int]:
+            cursor.execute(_REPLACE, parameters)
+            return {order[number - 1] for (number,) in cursor.fetchall()}
+
+        replaced = self._session.change(work)
+        return [i in replaced for i in range(len(changes))]

@@ -19,26 +19,6 @@ ADDRESS = f"""CASE WHEN jsonb_typeof(x.value) = 'string' THEN x.value #>> '{{}}'
                 WHEN {IS_BLOB_REFERENCE}
                 THEN x.value #>> '{{__data__,uri}}' END"""
 
-#: A run that may still pull: {run} is an alias of dag_run.
-UNFINISHED = """({run}.state IS NULL OR NOT {run}.state = ANY(%(run_states)s) OR EXISTS (
-        SELECT FROM task_instance t
-        WHERE t.dag_id = {run}.dag_id AND t.run_id = {run}.run_id
-          AND (t.state IS NULL OR NOT t.state = ANY(%(task_states)s))))"""
-
-UNFINISHED_RUNS = f"""
-SELECT r.dag_id, r.run_id
-FROM unnest(%(dag_ids)s::text[], %(run_ids)s::text[]) AS c(dag_id, run_id)
-JOIN dag_run r ON r.dag_id = c.dag_id AND r.run_id = c.run_id
-WHERE {UNFINISHED.format(run="r")}"""
-
-#: Which of some rows are there.
-EXISTING_ROWS = """
-SELECT c.number
-FROM unnest(%(dag_ids)s::text[], %(task_ids)s::text[], %(run_ids)s::text[], %(map_indexes)s::int[], %(keys)s::text[])
-     WITH ORDINALITY AS c(dag_id, task_id, run_id, map_index, key, number)
-WHERE EXISTS (SELECT FROM xcom x
-              WHERE x.dag_id = c.dag_id AND x.task_id = c.task_id AND x.run_id = c.run_id
-                AND x.map_index = c.map_index AND x.key = c.key)"""
 
 #: Tables that hold XCom rows aside: what `airflow db clean` archives, and what migrations moved out of the way.
 ARCHIVE_TABLES = r"""
@@ -53,65 +33,6 @@ WHERE c.relkind IN ('r', 'p')
 GROUP BY c.oid, c.relname
 HAVING bool_or(a.attname = 'value')
 ORDER BY c.relname"""
-
-#: pg_locks is open to everyone; the lag of a replica is NULL to a role without pg_monitor.
-PRESSURE = """
-SELECT (SELECT count(*) FROM pg_locks
-        WHERE NOT granted AND (database IS NULL OR database = (SELECT oid FROM pg_database
-                                                               WHERE datname = current_database()))),
-       (SELECT extract(epoch FROM max(replay_lag)) FROM pg_stat_replication)"""
-
-#: The owner may, and from Postgres 17 on whoever has the right MAINTAIN.
-MAY_VACUUM = """
-SELECT pg_has_role(c.relowner, 'USAGE')
-    OR (current_setting('server_version_num')::int >= 170000
-        AND coalesce((SELECT bool_or(privilege_type = 'MAINTAIN' AND (grantee = 0 OR pg_has_role(grantee, 'USAGE')))
-                      FROM aclexplode(c.relacl)), false))
-FROM pg_class c WHERE c.oid = to_regclass('xcom')"""
-
-#: What the bundle reads and writes; a database without it is not one that this code was written for.
-REQUIRED_COLUMNS = {
-    "xcom": {
-        "dag_run_id": "integer",
-        "task_id": "character varying",
-        "map_index": "integer",
-        "key": "character varying",
-        "dag_id": "character varying",
-        "run_id": "character varying",
-        "value": "jsonb",
-        "timestamp": "timestamp with time zone",
-    },
-    "dag_run": {
-        "id": "integer",
-        "dag_id": "character varying",
-        "run_id": "character varying",
-        "state": "character varying",
-        "logical_date": "timestamp with time zone",
-        "run_after": "timestamp with time zone",
-    },
-    "task_instance": {
-        "dag_id": "character varying",
-        "run_id": "character varying",
-        "state": "character varying",
-    },
-    "dag": {"dag_id": "character varying", "next_dagrun": "timestamp with time zone"},
-    "dag_tag": {"dag_id": "character varying", "name": "character varying"},
-    "alembic_version": {"version_num": "character varying"},
-}
-
-COLUMNS = """
-SELECT c.relname, jsonb_object_agg(a.attname, format_type(a.atttypid, NULL))
-FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE c.oid IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)
-GROUP BY c.relname"""
-
-#: Alembic heads of the Airflow versions that the bundle knows, from ``airflow.utils.db._REVISION_HEADS_MAP``.
-KNOWN_REVISIONS = {
-    "cc92b33c6709": "3.1",
-    "509b94a1042d": "3.1.8",
-    "1d6611b6ab7c": "3.2",
-    "d2f4e1b3c5a7": "3.3",
-}
 
 
 #: The columns of a ``ValuePlace``.

@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from include.xcom_maintenance.metadata.ports.size_audit import PushedValue, ValuePosition, ValueSpan
-from include.xcom_maintenance.metadata.postgres.rows import ADDRESS, IS_NO_CANARY, ROWS_BY_KEY
-from include.xcom_maintenance.metadata.postgres.session import Session
+from include.xcom_maintenance.metadata.postgres.base import Connected
+from include.xcom_maintenance.metadata.postgres.rows import IS_NO_CANARY, ROWS_BY_KEY
 
 _RUNS_AT_ONCE = 200
 #: Of one statement that reads values: rows, and stored bytes.
@@ -53,62 +53,6 @@ SELECT c.number FROM unnest(%(dags)s::text[], %(tasks)s::text[], %(keys)s::text[
 WHERE EXISTS (SELECT FROM xcom x
               WHERE x.dag_id = c.dag_id AND x.task_id = c.task_id AND x.key = c.key AND x.timestamp <= c.until)"""
 
-#: What is kept of one value, and the value if it is a short text, which may be a reference.
-STORED = f"""
-SELECT coalesce(pg_column_size(x.value), 0), CASE WHEN pg_column_size(x.value) < 4096 THEN {ADDRESS} END
-FROM xcom x WHERE x.dag_id = %(dag_id)s AND x.run_id = %(run_id)s AND x.task_id = %(task_id)s
-  AND x.map_index = %(map_index)s AND x.key = %(key)s"""
-
-
-def values(session: Session, span: ValueSpan, *, max_value_bytes: int) -> Iterator[PushedValue]:
-    """As ``MetadataStore.values``."""
-    bounds = _bounds(span)
-    next_run = bounds["from_run"]
-    while runs := [row[0] for row in session.rows(_RUNS, {**bounds, "from_run": next_run, "limit": _RUNS_AT_ONCE})]:
-        with closing(session.stream(_PLACES, {**bounds, "runs": runs})) as places:  # type: ignore[type-var]
-            chunk: list[Any] = []
-            size = 0
-            for place in places:
-                readable = place[-1] <= max_value_bytes
-                chunk.append(place)
-                size += place[-1] if readable else 0
-                if len(chunk) >= _VALUES_AT_ONCE or size >= _BYTES_AT_ONCE:
-                    yield from _read(session, chunk, max_value_bytes)
-                    chunk, size = [], 0
-            yield from _read(session, chunk, max_value_bytes)
-        next_run = runs[-1] - 1
-
-
-def _read(session: Session, places: Sequence[Any], max_value_bytes: int) -> Iterator[PushedValue]:
-    wanted = [place for place in places if place[-1] <= max_value_bytes]
-    texts: dict[int, str | None] = {}
-    if wanted:
-        runs, _, tasks, maps, keys, *_ = (list(column) for column in zip(*wanted, strict=True))
-        parameters = {"runs": runs, "tasks": tasks, "maps": maps, "keys": keys, "max_bytes": max_value_bytes}
-        texts = dict(session.rows(_TEXTS, parameters))
-    number = 0
-    for run, dag_id, task_id, _, key, timestamp, stored in places:
-        text = None
-        if stored <= max_value_bytes:
-            number += 1
-            if number not in texts:
-                continue  # deleted meanwhile
-            text = texts[number]
-        yield PushedValue(dag_id, task_id, key, timestamp, stored, ValuePosition(run, timestamp), text)
-
-
-def count(session: Session, span: ValueSpan) -> int:
-    """As ``MetadataStore.count_values``."""
-    return int(session.rows(_COUNT, _bounds(span))[0][0])
-
-
-def still_there(session: Session, keys: Sequence[tuple[str, str, str, datetime]]) -> list[bool]:
-    """As ``MetadataStore.values_still_there``."""
-    columns = [list(column) for column in zip(*keys, strict=True)] or [[], [], [], []]
-    found = session.rows(_STILL_THERE, dict(zip(("dags", "tasks", "keys", "until"), columns, strict=True)))
-    there = {number for (number,) in found}
-    return [number in there for number in range(1, len(keys) + 1)]
-
 
 def _bounds(span: ValueSpan) -> dict[str, Any]:
     """A run id is 32 bits wide."""
@@ -118,3 +62,52 @@ def _bounds(span: ValueSpan) -> dict[str, Any]:
         "after": span.pushed_after,
         "until": span.pushed_until,
     }
+
+
+class SecretsQueries(Connected):
+    """The newest values, one by one."""
+
+    def values(self, span: ValueSpan, *, max_value_bytes: int) -> Iterator[PushedValue]:
+        bounds = _bounds(span)
+        next_run = bounds["from_run"]
+        while runs := [
+            row[0] for row in self._session.rows(_RUNS, {**bounds, "from_run": next_run, "limit": _RUNS_AT_ONCE})
+        ]:
+            with closing(self._session.stream(_PLACES, {**bounds, "runs": runs})) as places:  # type: ignore[type-var]
+                chunk: list[Any] = []
+                size = 0
+                for place in places:
+                    readable = place[-1] <= max_value_bytes
+                    chunk.append(place)
+                    size += place[-1] if readable else 0
+                    if len(chunk) >= _VALUES_AT_ONCE or size >= _BYTES_AT_ONCE:
+                        yield from self._read(chunk, max_value_bytes)
+                        chunk, size = [], 0
+                yield from self._read(chunk, max_value_bytes)
+            next_run = runs[-1] - 1
+
+    def _read(self, places: Sequence[Any], max_value_bytes: int) -> Iterator[PushedValue]:
+        wanted = [place for place in places if place[-1] <= max_value_bytes]
+        texts: dict[int, str | None] = {}
+        if wanted:
+            runs, _, tasks, maps, keys, *_ = (list(column) for column in zip(*wanted, strict=True))
+            parameters = {"runs": runs, "tasks": tasks, "maps": maps, "keys": keys, "max_bytes": max_value_bytes}
+            texts = dict(self._session.rows(_TEXTS, parameters))
+        number = 0
+        for run, dag_id, task_id, _, key, timestamp, stored in places:
+            text = None
+            if stored <= max_value_bytes:
+                number += 1
+                if number not in texts:
+                    continue  # deleted meanwhile
+                text = texts[number]
+            yield PushedValue(dag_id, task_id, key, timestamp, stored, ValuePosition(run, timestamp), text)
+
+    def count_values(self, span: ValueSpan) -> int:
+        return int(self._session.rows(_COUNT, _bounds(span))[0][0])
+
+    def values_still_there(self, keys: Sequence[tuple[str, str, str, datetime]]) -> list[bool]:
+        columns = [list(column) for column in zip(*keys, strict=True)] or [[], [], [], []]
+        found = self._session.rows(_STILL_THERE, dict(zip(("dags", "tasks", "keys", "until"), columns, strict=True)))
+        there = {number for (number,) in found}
+        return [number in there for number in range(1, len(keys) + 1)]

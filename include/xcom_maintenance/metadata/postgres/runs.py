@@ -1,0 +1,129 @@
+"""Runs: which there are, whether they are finished, and how they are kept from coming to life meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from include.xcom_maintenance.core.records import Coordinates
+from include.xcom_maintenance.core.runs import (
+    Run,
+    YoungerRuns,
+)
+from include.xcom_maintenance.metadata.postgres.schema import SchemaQueries
+from include.xcom_maintenance.metadata.postgres.states import (
+    STATES,
+    UNFINISHED_RUNS,
+    UNFINISHED_STATE,
+    CameToLifeError,
+    unfinished_ids,
+)
+
+
+def ages(*, knows_creation: bool) -> str:
+    """Every run, whether it is old, and the DAGs of which a young run is due before an old one.
+
+    :param knows_creation: whether ``dag_run`` says when a run was made, as it does since Airflow 3.2. Elsewhere every
+        run is old: when it began says nothing of its rows, for a run that is cleared begins once more and keeps those
+        of the tasks that were not.
+    """
+    old = "created_at IS NULL OR created_at < %(horizon)s::timestamptz" if knows_creation else "true"
+    return f"""r AS NOT MATERIALIZED (
+    SELECT id, dag_id, run_id, coalesce(state, '') AS state, run_after, {old} AS old
+    FROM dag_run
+),
+d AS MATERIALIZED (
+    SELECT dag_id, coalesce(max(run_after) FILTER (WHERE old) >= min(run_after) FILTER (WHERE NOT old), false) AS mixed
+    FROM r GROUP BY dag_id
+)"""
+
+
+def all_runs(*, few_unfinished: bool, knows_creation: bool) -> str:
+    """Runs that may lose rows one by one, the others in numbers, by DAG.
+
+    A run that was created after ``%(horizon)s`` counts as young. Of a DAG in which a young run is due before one that
+    is not, such as one that is being backfilled, all come one by one: only the order says which are the newest.
+    """
+    return f"""
+WITH {ages(knows_creation=knows_creation)},
+{_busy_runs(few_unfinished=few_unfinished)}
+SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0)
+FROM r JOIN d USING (dag_id) LEFT JOIN busy USING (dag_id, run_id)
+WHERE r.old OR d.mixed
+UNION ALL
+SELECT r.dag_id, NULL, count(*) FILTER (WHERE r.state = ANY(%(run_states)s))::text,
+       count(*) FILTER (WHERE NOT r.state = ANY(%(run_states)s))::text, NULL, NULL
+FROM r JOIN d USING (dag_id)
+WHERE NOT r.old AND NOT d.mixed
+GROUP BY r.dag_id
+ORDER BY 1, 5 DESC NULLS FIRST, 2 DESC"""
+
+
+def newest_runs(*, few_unfinished: bool) -> str:
+    """The ``%(count)s`` newest finished runs of each DAG."""
+    return f"""
+WITH {_busy_runs(few_unfinished=few_unfinished)}
+SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0)
+FROM (
+    SELECT *, row_number() OVER (PARTITION BY dag_id ORDER BY run_after DESC, id DESC) AS place
+    FROM dag_run WHERE state = ANY(%(run_states)s)
+) r LEFT JOIN busy USING (dag_id, run_id)
+WHERE r.place <= %(count)s
+ORDER BY r.dag_id, r.place"""
+
+
+def _busy_runs(*, few_unfinished: bool) -> str:
+    """How many unfinished tasks there are, by run."""
+    state = UNFINISHED_STATE if few_unfinished else "t.state IS NULL OR NOT t.state = ANY(%(task_states)s)"
+    return f"""busy AS MATERIALIZED (
+    SELECT t.dag_id, t.run_id, count(*) AS tasks FROM task_instance t WHERE {state} GROUP BY t.dag_id, t.run_id
+)"""
+
+
+class RunQueries(SchemaQueries):
+    """Runs, and the DAGs that they are of."""
+
+    def dag_tags(self) -> dict[str, frozenset[str]]:
+        rows = self._session.rows("SELECT dag_id, array_agg(name::text) FROM dag_tag GROUP BY dag_id", {})
+        return {dag_id: frozenset(names) for dag_id, names in rows}
+
+    def runs(self, *, created_before: datetime | None = None) -> Iterator[Run | YoungerRuns]:
+        parameters = {**STATES, "horizon": horizon(created_before)}
+        statement = all_runs(few_unfinished=self._few_unfinished, knows_creation=self._knows_creation)
+        for dag_id, number, run_id, state, run_after, unfinished in self._session.stream(statement, parameters):
+            if number is None:
+                yield YoungerRuns(dag_id, finished=int(run_id), unfinished=int(state))
+            else:
+                yield Run(number, dag_id, run_id, state, run_after, unfinished)
+
+    def newest_finished_runs(self, count: int) -> Iterator[Run]:
+        statement = newest_runs(few_unfinished=self._few_unfinished)
+        for dag_id, number, *rest in self._session.rows(statement, {**STATES, "count": count}):
+            yield Run(number, dag_id, *rest)
+
+    def unfinished_runs(self, runs: Collection[Coordinates]) -> set[tuple[str, str]]:
+        pairs = sorted({(run.dag_id, run.run_id) for run in runs})
+        parameters = {"dag_ids": [p[0] for p in pairs], "run_ids": [p[1] for p in pairs], **STATES}
+        return {(dag_id, run_id) for dag_id, run_id in self._session.rows(UNFINISHED_RUNS, parameters)}
+
+    def known_dags(self, dag_ids: Collection[str]) -> set[str]:
+        # A DAG that was deleted in the UI is gone from every table but the log, which remembers that it was ours.
+        logged = "OR EXISTS (SELECT FROM log WHERE log.dag_id = c.id)" if self._may_read("log") else ""
+        rows = self._session.rows(
+            f"""SELECT c.id FROM unnest(%(ids)s::text[]) AS c(id)
+                WHERE EXISTS (SELECT FROM dag WHERE dag.dag_id = c.id)
+                   OR EXISTS (SELECT FROM dag_run WHERE dag_run.dag_id = c.id) {logged}""",
+            {"ids": sorted(dag_ids)},
+        )
+        return {row[0] for row in rows}
+
+    def _check_still_finished(self, cursor: Any, runs: Mapping[str, Any]) -> None:
+        cursor.execute(unfinished_ids(few_unfinished=self._few_unfinished), runs)
+        revived = {row[0] for row in cursor.fetchall()}
+        if revived:
+            raise CameToLifeError(revived)
+
+
+def horizon(created_before: datetime | None) -> str:
+    return "infinity" if created_before is None else created_before.isoformat()

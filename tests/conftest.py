@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,7 +19,9 @@ from local_stack.gcs import GcsEmulator
 from local_stack.postgres import PostgresServer, migrate
 from local_stack.processes import StackError
 from local_stack.s3 import MotoS3, RcloneS3
-from tests.support.history import History
+from tests.support.bucket import Bucket
+from tests.support.bundle import Bundle
+from tests.support.history import History, SeededRun
 
 REPOSITORY = Path(__file__).parent.parent
 TEMPLATE = "airflow_template"
@@ -115,3 +118,30 @@ def azurite() -> Iterator[Azurite]:
         pytest.skip(f"AZURE IS NOT TESTED: {error}")
     with server:
         yield server
+
+
+# -- the bundle over them --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bundle(database: Database, tmp_path: Path) -> Bundle:
+    """The bundle over a migrated database, without a blob store; its tasks log in with the rights of ``role.sql``."""
+    connection = database.server.role_connection(database.name)
+    return Bundle(f"file://{tmp_path}/reports", connections={"airflow_metadata_db": connection})
+
+
+@pytest.fixture
+def bucket(rclone: RcloneS3, bundle: Bundle) -> Bucket:
+    """The bucket that the bundle is configured for."""
+    found = Bucket(rclone, f"bucket-{uuid.uuid4().hex[:12]}")
+    bundle.connections["aws_xcom"] = json.loads(rclone.airflow_connection_json())
+    bundle.common_io["xcom_objectstorage_path"] = found.base
+    return found
+
+
+@pytest.fixture
+def live(history: History) -> SeededRun:
+    """A young run with a row, so that a base path is never without references for the wrong reason."""
+    run = history.run("live", 0.5)
+    history.xcom(run, age_days=0.5)
+    return run

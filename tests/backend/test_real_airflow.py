@@ -16,7 +16,7 @@ from local_stack.postgres import PostgresServer
 from local_stack.s3 import RcloneS3
 from tests.backend.conftest import KEYS
 from tests.conftest import REPOSITORY, TEMPLATE, Database
-from tests.dags.conftest import Bucket
+from tests.support.bucket import Bucket
 from tests.support.collectors import Statsd
 from tests.support.history import History
 

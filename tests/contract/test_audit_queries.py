@@ -207,16 +207,16 @@ def test_the_largest_entries_and_how_long_their_text_is(store: MetadataStore, kn
             if (row.dag_id, row.task_id, row.key, row.pushed)
             == (entry.dag_id, entry.task_id, entry.key, entry.timestamp)
         ]
-        assert store.logical_bytes(entry, seconds=5) == row.logical
+        assert store.logical_bytes([entry], seconds=5) == [row.logical]
 
 
 def test_a_row_that_is_gone_or_takes_too_long_has_no_known_length(store: MetadataStore, history: History) -> None:
     history.xcom(history.run("a", 1), "x" * 30_000_000, age_days=1)
     [entry] = store.largest_entries(1)
-    assert store.logical_bytes(entry, seconds=0.001) is None
-    assert store.logical_bytes(entry, seconds=20) == 30_000_002
+    assert store.logical_bytes([entry], seconds=0.001) == [None]
+    assert store.logical_bytes([entry], seconds=20) == [30_000_002]
     history.connection.execute("DELETE FROM xcom")
-    assert store.logical_bytes(entry, seconds=5) is None
+    assert store.logical_bytes([entry], seconds=5) == [None]
 
 
 def test_health_agrees_with_the_catalogue(store: MetadataStore, known: list[Row], history: History) -> None:
@@ -325,8 +325,7 @@ def _everything(store: MetadataStore) -> None:
     store.check(may_delete=False, reads_references=False)
     list(store.sizes(5, since=SINCE))
     store.logical_sizes(1, since=SINCE, seconds=20)
-    for entry in store.largest_entries(5):
-        store.logical_bytes(entry, seconds=5)
+    store.logical_bytes(store.largest_entries(5), seconds=5)
     store.table_health()
     store.dags()
     list(store.whole_references(BASE))

@@ -1,4 +1,4 @@
-"""The role file suffices and gives nothing beyond; the tests in tests/dags and tests/e2e log in as its role too."""
+"""The role file suffices and gives nothing beyond; the tests of the rooms and tests/e2e log in as its role too."""
 
 from __future__ import annotations
 

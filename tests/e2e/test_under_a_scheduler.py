@@ -20,8 +20,8 @@ from local_stack.airflow import Airflow
 from local_stack.postgres import PostgresServer
 from local_stack.s3 import RcloneS3
 from tests.conftest import REPOSITORY, TEMPLATE, Database
-from tests.dags.conftest import Bucket
 from tests.support.archive import archive_rows
+from tests.support.bucket import Bucket
 from tests.support.collectors import Otlp
 from tests.support.history import History, has_column
 from tests.support.schema import valid

@@ -1,6 +1,6 @@
 """What the retention policy has done with: the plan of a cleanup. Changes nothing.
 
-``deletion`` and ``purge`` carry it out, and nothing else: row first, commit, then blob.
+``delete_rows`` and ``purge`` carry it out, and nothing else: row first, commit, then blob.
 """
 
 from __future__ import annotations

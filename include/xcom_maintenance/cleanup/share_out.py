@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 from include.xcom_maintenance.cleanup import batches
 from include.xcom_maintenance.cleanup.job import CleanupJob
 from include.xcom_maintenance.flow.collector import heap_set_aside
+from include.xcom_maintenance.flow.courtesy import deadline_of
 from include.xcom_maintenance.flow.shards import Shard
 from include.xcom_maintenance.sweep.owner import claim
 
@@ -29,9 +28,7 @@ def share_out(job: CleanupJob) -> list[Shard]:
     if job.blobs is not None and (job.report.headline["blobs_to_purge"] or job.place.pending_manifests()):
         claim(job.blobs, job.identity)
     job.place.mark_pending()
-    deadline = None
-    if settings.max_minutes is not None:
-        deadline = (datetime.now(UTC) + timedelta(minutes=settings.max_minutes)).isoformat()
+    deadline = deadline_of(settings)
     found = shares(
         weights,
         shard_rows=settings.shard_rows,
@@ -39,7 +36,7 @@ def share_out(job: CleanupJob) -> list[Shard]:
         max_shards=settings.max_shards,
     )
     shards: list[Shard] = [
-        {"shard": number, "first": first, "last": last, "deadline": deadline}
+        {"shard": number, "first": first, "last": last, "deadline": deadline.isoformat() if deadline else None}
         for number, (first, last) in enumerate(found, 1)
     ]
     job.log.info("%s batches for %s tasks", f"{len(weights):,}", len(shards))

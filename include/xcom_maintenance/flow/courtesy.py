@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from include.xcom_maintenance.metadata.ports.shared import BusyMetadata, Pressure
 from include.xcom_maintenance.settings.common import CommonSettings
@@ -17,6 +17,12 @@ _LOOK_EVERY = 1.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 #: Seconds after which a database that stays busy is left for the next run.
 _PATIENCE = 600.0
+
+
+def deadline_of(settings: CommonSettings) -> datetime | None:
+    """When work that begins now has to stop (UTC); None: when all is done."""
+    minutes = settings.max_minutes
+    return None if minutes is None else datetime.now(UTC) + timedelta(minutes=minutes)
 
 
 @dataclass

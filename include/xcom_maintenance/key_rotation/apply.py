@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from include.xcom_maintenance.core.errors import PartialFailure
 from include.xcom_maintenance.core.records import ValuePlace
-from include.xcom_maintenance.flow.courtesy import Courtesy
+from include.xcom_maintenance.flow.courtesy import Courtesy, deadline_of
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.key_rotation.holdings import Holdings
 from include.xcom_maintenance.key_rotation.job import RotationJob
@@ -32,9 +31,7 @@ def apply(job: RotationJob, vault: Vault) -> None:
         figures.setdefault(name, 0)  # a second attempt adds to what the first one did
     figures.setdefault("longest_transaction_seconds", 0)
     troubles: Counter[tuple[str, Trouble]] = Counter()
-    minutes = job.settings.max_minutes
-    deadline = datetime.now(UTC) + timedelta(minutes=minutes) if minutes is not None else None
-    courtesy = Courtesy(job.settings, job.metadata, job.log, deadline)
+    courtesy = Courtesy(job.settings, job.metadata, job.log, deadline_of(job.settings))
     with report.phase("re-encrypt"):
         _, lines = job.own_plan()
         progress = Progress(job.log, "Values re-encrypted", total=figures["values_under_old_keys"])

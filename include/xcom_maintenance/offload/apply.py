@@ -11,13 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.values import Movable, ReadValue, Replacement
-from include.xcom_maintenance.flow.courtesy import Courtesy
+from include.xcom_maintenance.flow.courtesy import Courtesy, deadline_of
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.flow.vacuum import vacuum
 from include.xcom_maintenance.offload.job import OffloadJob
@@ -57,9 +55,7 @@ def apply(job: OffloadJob, backend: Backend) -> None:
     figures = report.headline
     for name in _DONE:
         figures.setdefault(name, 0)  # a second attempt adds to what the first one did
-    minutes = settings.max_minutes
-    deadline = datetime.now(UTC) + timedelta(minutes=minutes) if minutes is not None else None
-    courtesy = Courtesy(settings, job.metadata, job.log, deadline)
+    courtesy = Courtesy(settings, job.metadata, job.log, deadline_of(settings))
     mover = _Mover(job, backend)
     with report.phase("move values"), ThreadPoolExecutor(_WORKERS) as pool:
         header, lines = job.own_plan()
@@ -119,10 +115,10 @@ class _Mover:
         for value, outcome in zip(read, outcomes, strict=True):
             if isinstance(outcome, ValueStays):
                 self.stayed[str(outcome)] += 1
-            elif self._inward and not self._can_be_held(outcome):
-                self.stayed["the database cannot hold it as it is"] += 1
             else:
                 ready[value] = outcome
+        if self._inward:
+            ready = self._that_can_be_held(ready)
         if not ready:
             return
         started = time.monotonic()
@@ -149,12 +145,16 @@ class _Mover:
         except ValueStays as why:
             return why
 
-    def _can_be_held(self, moved: Moved) -> bool:
-        """Whether the database gives back the very value: JSONB has no NUL, and writes large numbers in its own way."""
-        with suppress(ValueError):  # NaN and infinity, which are no JSON
-            found = self._job.metadata.as_stored(moved.text)
-            return found is not None and same_value(found, moved.text)
-        return False
+    def _that_can_be_held(self, ready: dict[ReadValue, Moved]) -> dict[ReadValue, Moved]:
+        """Those that the database gives back as they are: JSONB has no NUL, and writes large numbers in its own way."""
+        stored = self._job.metadata.as_stored([moved.text for moved in ready.values()])
+        held = {
+            value: moved
+            for (value, moved), found in zip(ready.items(), stored, strict=True)
+            if found is not None and same_value(found, moved.text)
+        }
+        self.stayed["the database cannot hold it as it is"] += len(ready) - len(held)
+        return held
 
 
 def _describe(job: OffloadJob, stayed: Counter[str], stopped: str) -> None:

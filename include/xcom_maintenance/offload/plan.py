@@ -1,6 +1,6 @@
 """What values would move between rows and blobs, and what that would give: the plan. Changes nothing.
 
-``offload_apply`` carries it out.
+``apply`` carries it out.
 """
 
 from __future__ import annotations

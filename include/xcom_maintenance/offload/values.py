@@ -27,7 +27,10 @@ def may_name_a_blob(text: str, *bases: str) -> bool:
 
 def same_value(text: str, other: str) -> bool:
     """Whether two JSON texts hold the same, types of numbers included; the order of keys, which JSONB loses, aside."""
-    return _canonical(text) == _canonical(other)
+    try:
+        return _canonical(text) == _canonical(other)
+    except ValueError:  # NaN and infinity, which are no JSON
+        return False
 
 
 def _canonical(text: str) -> str:

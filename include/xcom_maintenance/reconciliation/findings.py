@@ -154,12 +154,13 @@ class Findings:
         metadata = self._job.metadata
         referenced = metadata.referenced([found.blob.key for found in candidates])
         unfinished = metadata.unfinished_runs([found.coordinates for found in candidates if found.coordinates])
+        self._look_up_dags({found.coordinates.dag_id for found in candidates if found.coordinates})
         orphans: list[FoundBlob] = []
         for found in candidates:
             whose = found.coordinates
             if found.blob.key in referenced:
                 self._count(found, BlobKind.REFERENCED)
-            elif whose is not None and not self._is_known(whose.dag_id):
+            elif whose is not None and not self._known[whose.dag_id]:
                 self._count(found, BlobKind.FOREIGN)
             elif whose is not None and (whose.dag_id, whose.run_id) in unfinished:
                 self._count(found, BlobKind.UNFINISHED_RUN)
@@ -196,10 +197,10 @@ class Findings:
             if len(self.figures.orphans) < self._top:
                 self.figures.orphans.append([blob.key, dag_id, blob.size, modified, cause])
 
-    def _is_known(self, dag_id: str) -> bool:
-        if dag_id not in self._known:
-            self._known[dag_id] = dag_id in self._job.metadata.known_dags([dag_id])
-        return self._known[dag_id]
+    def _look_up_dags(self, dag_ids: set[str]) -> None:
+        new = dag_ids - self._known.keys()
+        known = self._job.metadata.known_dags(new) if new else set()
+        self._known.update((dag_id, dag_id in known) for dag_id in new)
 
     def _take_unmatched(self, references: list[RowReference]) -> None:
         """Of references without a listed blob, those whose blob is really not there and whose row still is."""

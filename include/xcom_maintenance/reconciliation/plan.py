@@ -2,7 +2,7 @@
 
 ``plan`` reads the references once and divides the keys; each ``find`` compares one range of keys with the listing, both
 streamed; ``decide`` joins what they found into the manifest, and lets the guard look at it. None of them changes
-anything. What the manifest names is disposed of in ``jobs/disposal.py``.
+anything. What the manifest names is disposed of in ``sweep_orphans``.
 """
 
 from __future__ import annotations

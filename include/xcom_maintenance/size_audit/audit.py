@@ -1,14 +1,13 @@
 """The size audit: who takes the space of the ``xcom`` table, what grows, what will break next. Reads only.
 
-What it finds is folded in ``audit_sizes`` and ``audit_blobs``, judged in ``audit_findings``, and told in
-``audit_report``.
+What it finds is folded in ``sizes`` and ``blobs``, judged in ``findings``, and told in ``report``.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate, zip_longest
 from typing import TypeVar
 
 from include.xcom_maintenance.core.errors import MaintenanceError
@@ -99,15 +98,10 @@ def _tried(job: AuditJob, what: str, look: Callable[[], _T]) -> _T | None:
 
 def _with_logical_sizes(job: AuditJob, entries: list[Entry]) -> list[tuple[Entry, int | None]]:
     """Each of the largest entries with the size of its value as JSON, as far as the budget goes."""
-    left = job.settings.audit_budget_bytes
-    deadline = time.monotonic() + job.settings.audit_budget_seconds
-    found: list[tuple[Entry, int | None]] = []
-    for entry in entries:
-        left -= entry.stored_bytes
-        seconds = deadline - time.monotonic()
-        may_read = left >= 0 and seconds > 0
-        found.append((entry, job.metadata.logical_bytes(entry, seconds=seconds) if may_read else None))
-    return found
+    read = accumulate(entry.stored_bytes for entry in entries)
+    affordable = [entry for entry, total in zip(entries, read, strict=True) if total <= job.settings.audit_budget_bytes]
+    sizes = job.metadata.logical_bytes(affordable, seconds=job.settings.audit_budget_seconds)
+    return list(zip_longest(entries, sizes))
 
 
 def _prune_reports(job: AuditJob) -> None:

@@ -22,10 +22,10 @@ class OffloadMetadata(VacuumMetadata, BusyMetadata, Protocol):
     def read_values(self, places: Sequence[ValuePlace]) -> list[ReadValue]:
         """What some rows hold; rows that are gone, and values that are NULL, are left out."""
 
-    def as_stored(self, text: str) -> str | None:
-        """What the store would give back for a value; None if it cannot hold it.
+    def as_stored(self, texts: Sequence[str]) -> list[str | None]:
+        """What the store would give back for some values; None for one that it cannot hold.
 
-        :param text: as JSON.
+        :param texts: as JSON.
         """
 
     def replace_values(self, replacements: Sequence[Replacement]) -> list[Replacement]:

@@ -104,8 +104,11 @@ class AuditMetadata(RetentionMetadata, SecretsMetadata, Protocol):
     def largest_entries(self, limit: int) -> list[Entry]:
         """The rows with the largest stored values, the largest first."""
 
-    def logical_bytes(self, entry: Entry, *, seconds: float) -> int | None:
-        """The size of one value as JSON text; None if the row is gone, or it could not be told in time."""
+    def logical_bytes(self, entries: Sequence[Entry], *, seconds: float) -> list[int | None]:
+        """The sizes of some values as JSON text; None where the row is gone, or it could not be told in time.
+
+        :param seconds: that all of it may take.
+        """
 
     def table_health(self) -> TableHealth:
         """The size and state of the ``xcom`` table."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -204,14 +205,14 @@ class AuditQueries(Connected):
     def largest_entries(self, limit: int) -> list[Entry]:
         return [Entry(*row) for row in self._session.rows(_LARGEST, {"limit": limit})]
 
-    def logical_bytes(self, entry: Entry, *, seconds: float) -> int | None:
-        place = {
-            "dag_id": entry.dag_id,
-            "task_id": entry.task_id,
-            "run_id": entry.run_id,
-            "map_index": entry.map_index,
-            "key": entry.key,
-        }
+    def logical_bytes(self, entries: Sequence[Entry], *, seconds: float) -> list[int | None]:
+        deadline = time.monotonic() + seconds
+        return [self._length_of(entry, deadline - time.monotonic()) for entry in entries]
+
+    def _length_of(self, entry: Entry, seconds: float) -> int | None:
+        if seconds <= 0:
+            return None
+        place = {name: getattr(entry, name) for name in ("dag_id", "task_id", "run_id", "map_index", "key")}
         try:
             found = self._in_time(_LENGTH, place, seconds)
         except MaintenanceError:

@@ -103,7 +103,10 @@ class OffloadQueries(Connected):
         found = self._session.rows(_TEXTS, primary_keys(places))
         return [ReadValue(places[number - 1], timestamp, text) for number, timestamp, text in found]
 
-    def as_stored(self, text: str) -> str | None:
+    def as_stored(self, texts: Sequence[str]) -> list[str | None]:
+        return [self._as_stored(text) for text in texts]
+
+    def _as_stored(self, text: str) -> str | None:
         try:
             with self._session.transaction() as cursor:
                 try:

@@ -21,8 +21,8 @@ from include.xcom_maintenance.flow.courtesy import Courtesy
 from include.xcom_maintenance.metadata.ports.shared import Pressure
 from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from tests.conftest import Database
-from tests.dags.conftest import Bucket
 from tests.support.archive import archive_rows
+from tests.support.bucket import Bucket
 from tests.support.bundle import Bundle
 from tests.support.history import History
 

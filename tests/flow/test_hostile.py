@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSki
 
 from include.xcom_maintenance.core.errors import StoreUnavailable
 from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
-from tests.dags.conftest import Bucket
+from tests.support.bucket import Bucket
 from tests.support.bundle import Bundle
 from tests.support.history import History, SeededRun
 

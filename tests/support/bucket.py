@@ -1,24 +1,13 @@
+"""A bucket behind the base path of the stock backend."""
+
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-
-import pytest
 
 from local_stack.s3 import RcloneS3
-from tests.conftest import Database
-from tests.support.bundle import Bundle
-from tests.support.history import History, SeededRun, days_ago
-
-
-@pytest.fixture
-def bundle(database: Database, tmp_path: Path) -> Bundle:
-    """The bundle over a migrated database, without a blob store; its tasks log in with the rights of ``role.sql``."""
-    connection = database.server.role_connection(database.name)
-    return Bundle(f"file://{tmp_path}/reports", connections={"airflow_metadata_db": connection})
+from tests.support.history import SeededRun, days_ago
 
 
 @dataclass
@@ -57,20 +46,3 @@ class Bucket:
 
     def has(self, reference: str) -> bool:
         return reference.removeprefix(f"s3://aws_xcom@{self.name}/") in self.listing()
-
-
-@pytest.fixture
-def bucket(rclone: RcloneS3, bundle: Bundle) -> Bucket:
-    """The bucket that the bundle is configured for."""
-    found = Bucket(rclone, f"bucket-{uuid.uuid4().hex[:12]}")
-    bundle.connections["aws_xcom"] = json.loads(rclone.airflow_connection_json())
-    bundle.common_io["xcom_objectstorage_path"] = found.base
-    return found
-
-
-@pytest.fixture
-def live(history: History) -> SeededRun:
-    """A young run with a row, so that a base path is never without references for the wrong reason."""
-    run = history.run("live", 0.5)
-    history.xcom(run, age_days=0.5)
-    return run

@@ -136,7 +136,7 @@ SCRIPT = """
 import os, signal, sys, psycopg
 from pathlib import Path
 from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
-from tests.dags import test_killed as t
+from tests.cleanup import test_killed as t
 
 conninfo, folder, phase, moment, run_id = sys.argv[1:]
 

@@ -1,4 +1,4 @@
-"""The live probe over a backend that fails in every way; the real ones are in ``tests/e2e`` and ``tests/dags``."""
+"""The live probe over a backend that fails in every way; the real ones are in ``tests/e2e`` and beside this file."""
 
 from __future__ import annotations
 

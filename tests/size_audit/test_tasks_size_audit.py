@@ -16,7 +16,7 @@ from include.xcom_maintenance.size_audit import audit as size_audit
 from include.xcom_maintenance.size_audit.growth import day_number, day_of
 from include.xcom_maintenance.size_audit.results import ProbeResult, SecretFinding, SecretScan
 from local_stack.s3 import MotoS3
-from tests.dags.conftest import Bucket
+from tests.support.bucket import Bucket
 from tests.support.bundle import Bundle, Outcome, dags
 from tests.support.history import NOW, History, days_ago
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.dags.conftest import Bucket
+from tests.support.bucket import Bucket
 from tests.support.bundle import Bundle
 from tests.support.history import History
 from tests.support.inventories import Inventory

@@ -16,9 +16,9 @@ import pytest
 
 from local_stack.postgres import PostgresServer
 from local_stack.processes import clean_environment
+from tests.bundle.dag_processor import Parsed, parse_once
+from tests.bundle.layouts import LAYOUTS, OURS, Layout, checkout
 from tests.conftest import TEMPLATE, Database
-from tests.dags.dag_processor import Parsed, parse_once
-from tests.dags.layouts import LAYOUTS, OURS, Layout, checkout
 
 #: A DAG processor keeps one core busy for most of its life.
 _AT_ONCE = max(2, min(4, os.cpu_count() or 2))

@@ -58,7 +58,7 @@ import os, signal, sys, psycopg
 from pathlib import Path
 from include.xcom_maintenance.blobs.files import FileBlobStore
 from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
-from tests.dags import test_ledger as t
+from tests.sweep import test_ledger as t
 from tests.support.interruptions import interrupted_at
 
 conninfo, folder, reports, disposal, phase, moment = sys.argv[1:]

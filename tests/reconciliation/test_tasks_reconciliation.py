@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from include.xcom_maintenance.reports.report import Approval
-from tests.dags.conftest import Bucket
+from tests.support.bucket import Bucket
 from tests.support.bundle import Bundle
 from tests.support.history import History, SeededRun
 

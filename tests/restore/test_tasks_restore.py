@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
-from tests.dags.conftest import Bucket
 from tests.support.archive import archive_rows
+from tests.support.bucket import Bucket
 from tests.support.bundle import Bundle, Outcome
 from tests.support.history import History
 from tests.support.interruptions import Killed, killed_at

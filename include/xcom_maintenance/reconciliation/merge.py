@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from include.xcom_maintenance.core.byte_order import in_byte_order
 from include.xcom_maintenance.core.records import Blob, Coordinates, RowReference
@@ -68,15 +68,9 @@ def match(
     :param claims_unowned: whether blobs whose key does not say whose they are can be orphans, too.
     :raises ValueError: if a stream is not sorted, since then nothing can be concluded from an absence.
     """
-    reference_stream = _sorted(references)
+    reference_stream = _sorted(references, "references")
     reference, wanted = next(reference_stream, _END)
-    previous = ""
-    for blob in blobs:
-        # What ``_sorted`` does: one more generator would make the whole merge slower by a tenth.
-        key = in_byte_order(blob.key)
-        if key < previous:
-            raise _unsorted("listing")
-        previous = key
+    for blob, key in _sorted(blobs, "listing"):
         while reference is not None and wanted < key:
             yield UnmatchedReference(reference)
             reference, wanted = next(reference_stream, _END)
@@ -103,16 +97,15 @@ def match(
 _END: tuple[None, str] = (None, "")
 
 
-def _sorted(references: Iterable[RowReference]) -> Iterator[tuple[RowReference, str]]:
+_HasKey = TypeVar("_HasKey", Blob, RowReference)
+
+
+def _sorted(stream: Iterable[_HasKey], name: str) -> Iterator[tuple[_HasKey, str]]:
     """Each with its key as it sorts."""
     previous = ""
-    for reference in references:
-        key = in_byte_order(reference.key)
+    for entry in stream:
+        key = in_byte_order(entry.key)
         if key < previous:
-            raise _unsorted("references")
+            raise ValueError(f"The {name} is not sorted by key in byte order; nothing can be concluded from it")
         previous = key
-        yield reference, key
-
-
-def _unsorted(name: str) -> ValueError:
-    return ValueError(f"The {name} is not sorted by key in byte order; nothing can be concluded from it")
+        yield entry, key

@@ -62,7 +62,10 @@ def write(root: Any, name: str = "shard-0-000001", *, rows: int = 3) -> str:
 def names(root: Any) -> list[str]:
     """Every file below the root, hidden ones too."""
     root.fs.invalidate_cache()
-    return sorted(path.removeprefix(root.path.rstrip("/") + "/") for path in root.fs.find(root.path))
+    folder = root.path.rstrip("/")
+    # While parts are uploaded, a bucket without a file yet answers with the folder itself.
+    found = (path for path in root.fs.find(folder) if path != folder)
+    return sorted(path.removeprefix(folder + "/") for path in found)
 
 
 def read(root: Any, text: str = FOLDER, **options: Any) -> list[list[str]]:

@@ -10,9 +10,7 @@ import json
 import os
 import uuid
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import chain, count
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 
 #: Bytes compressed at once, each block a gzip member of its own.
 _BLOCK = 1024 * 1024
-#: It lets go of the interpreter while it compresses, so a second core is of use, and the database never waits.
-_COMPRESSORS = 2
 _AS_GZIP = 31
 _LEVEL = 1  # the quickest but for none
 #: How many folders an error lists.
@@ -62,20 +58,17 @@ class Archives:
             local = self.root.protocol in {"file", "local"}
             folder = self.root / dag_id / stem_of(run_id)
             output: _Output = _LocalOutput(folder, name) if local else _ObjectOutput(folder, name)
-        compressors = ThreadPoolExecutor(_COMPRESSORS, thread_name_prefix="archive")
         try:
-            sink = ArchiveSink(output, self.root, compressors)
+            sink = ArchiveSink(output, self.root)
             sink.add_header(database, dag_id, run_id)
             yield sink
             sink.finish()
             with path_errors(self.root, "written", setting=setting):
                 sink.path = output.commit()
         except BaseException:
-            compressors.shutdown(cancel_futures=True)
             with suppress(Exception):  # what stopped us is the error to report
                 output.discard()
             raise
-        compressors.shutdown()
 
     # -- reading --------------------------------------------------
 
@@ -139,12 +132,10 @@ def _folders_in(fs: Any, path: str) -> list[str]:
 class ArchiveSink:
     """Takes the lines of rows, one by one."""
 
-    def __init__(self, output: _Output, root: ObjectStoragePath, compressors: ThreadPoolExecutor) -> None:
+    def __init__(self, output: _Output, root: ObjectStoragePath) -> None:
         self._output = output
         self._root = root
-        self._compressors = compressors
         self._gzip = _quickest_gzip()
-        self._pending: deque[Future[bytes]] = deque()
         #: Lines of the next block, which are put together once, and how many bytes they are.
         self._lines: list[bytes | memoryview] = []
         self._size = 0
@@ -167,7 +158,6 @@ class ArchiveSink:
         """Write the end, and all that is still pending."""
         self._mark({"kind": "end", "rows": self.rows})
         self._compress()
-        self._drain(0)
 
     def _mark(self, line: dict[str, Any]) -> None:
         self._write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
@@ -180,15 +170,9 @@ class ArchiveSink:
 
     def _compress(self) -> None:
         lines, self._lines, self._size = self._lines, [], 0
-        self._pending.append(self._compressors.submit(self._gzip, b"".join(lines), _LEVEL, _AS_GZIP))
-        self._drain(2 * _COMPRESSORS)
-
-    def _drain(self, left: int) -> None:
-        """Write out compressed blocks in their order, until no more than ``left`` are on their way."""
-        while len(self._pending) > left:
-            compressed = self._pending.popleft().result()
-            with path_errors(self._root, "written", setting="archive_path"):
-                self._output.write(compressed)
+        compressed = self._gzip(b"".join(lines), _LEVEL, _AS_GZIP)
+        with path_errors(self._root, "written", setting="archive_path"):
+            self._output.write(compressed)
 
 
 def _quickest_gzip() -> Callable[[bytes | bytearray, int, int], bytes]:

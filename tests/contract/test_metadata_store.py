@@ -53,7 +53,7 @@ def test_runs_come_newest_first_with_their_unfinished_tasks(store: MetadataStore
 def test_rows_of_an_unfinished_run_are_never_deleted(store: MetadataStore, history: History, state: str) -> None:
     run = history.run("a", 100, state=state)
     history.xcom(run, age_days=100)
-    assert not list(store.measure([older_than(run)]))
+    assert not list(store.measure(older_than(run)))
     assert store.delete(older_than(run), limit=10).rows == 0
     assert history.left() == {("a", run.run_id)}
 
@@ -77,7 +77,7 @@ def test_measure_says_what_delete_takes(store: MetadataStore, history: History) 
     history.xcom(run, "old", age_days=20)
     history.xcom(run, "x" * 100_000, age_days=10, key="large")
     history.xcom(run, "young", age_days=1, key="young")
-    [measured] = store.measure([older_than(run)])
+    [measured] = store.measure(older_than(run))
     deleted = store.delete(older_than(run), limit=10)
     assert measured.rows == deleted.rows == 2
     assert (measured.younger_rows, measured.latest_rows) == (1, 0)
@@ -140,7 +140,7 @@ def test_keep_latest_value_keeps_what_runs_that_are_not_finished_would_take(
     retrying = history.run("a", 10, state="running", task_state="up_for_retry")
     history.xcom(retrying, age_days=10)
     cutoffs = older_than(*runs.values(), catching_up, retrying, keep_latest_value=True)
-    measured = sum(found.rows for found in store.measure([cutoffs]))
+    measured = sum(found.rows for found in store.measure(cutoffs))
     assert measured == store.delete(cutoffs, limit=100).rows == 2
     assert history.left() == {("a", run.run_id) for run in (runs[40], runs[20], retrying)}
 
@@ -452,8 +452,7 @@ def test_rows_of_dangling_references_go_unless_they_changed_or_their_run_is_not_
 
 def test_an_empty_database_has_nothing(store: MetadataStore) -> None:
     assert list(store.runs()) == []
-    assert not list(store.measure([]))
-    assert not list(store.measure([Doomed()]))
+    assert not list(store.measure(Doomed()))
     assert list(store.references(BASE)) == []
     assert store.referenced([]) == set()
     assert store.still_there([]) == []

@@ -208,10 +208,10 @@ def test_sample_measure_and_delete_never_disagree_with_a_naive_count(
                 going[run.dag_run_id] += 1
                 kept.discard(place)
     with _store(database, few=few) as store, _store(database, few=not few) as other:
-        measured = sorted(store.measure([doomed]))
-        assert measured == sorted(other.measure([doomed]))
+        measured = sorted(store.measure(doomed))
+        assert measured == sorted(other.measure(doomed))
         pieces = (Doomed(doomed.cuts, [i], [which]) for i, which in zip(doomed.dag_run_ids, doomed.which, strict=True))
-        assert sorted(store.measure(pieces)) == measured
+        assert sorted(found for piece in pieces for found in store.measure(piece)) == measured
         figures = {m.dag_run_id: (m.rows, m.younger_rows, m.latest_rows) for m in measured}
         speaks_about = going | young | latest
         assert figures == {i: (going[i], young[i], latest[i]) for i in speaks_about}
@@ -279,7 +279,7 @@ def test_many_unfinished_tasks_change_nothing_but_the_way_of_looking(database: D
     with database.store() as store:
         store.check(may_delete=True, reads_references=False)
         assert store._few_unfinished
-        with_few = list(store.measure([doomed])), [r for r in store.runs() if isinstance(r, Run)]
+        with_few = list(store.measure(doomed)), [r for r in store.runs() if isinstance(r, Run)]
         history.connection.execute(
             """INSERT INTO task_instance (id, task_id, dag_id, run_id, map_index, state, try_number, pool, pool_slots)
                SELECT gen_random_uuid(), 'mapped', %s, %s, i, CASE WHEN i %% 2 = 0 THEN 'scheduled' END, 1, 'p', 1
@@ -288,11 +288,11 @@ def test_many_unfinished_tasks_change_nothing_but_the_way_of_looking(database: D
         )
         store.check(may_delete=True, reads_references=False)
         assert not store._few_unfinished
-        assert list(store.measure([doomed])) == with_few[0]
+        assert list(store.measure(doomed)) == with_few[0]
         assert [r.unfinished_tasks for r in store.runs() if isinstance(r, Run)] == [0, 2102]
         # What was few when the task began may be many when it deletes.
         store._few_unfinished = True
-        assert list(store.measure([doomed])) == with_few[0]
+        assert list(store.measure(doomed)) == with_few[0]
         assert store.delete(doomed).rows == 1
     assert history.left() == {("a", busy.run_id)}
 

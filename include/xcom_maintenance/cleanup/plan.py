@@ -24,10 +24,8 @@ from include.xcom_maintenance.retention.current import policy_of
 from include.xcom_maintenance.retention.policy import Part, RunVerdict, given_up
 from include.xcom_maintenance.sweep.owner import judge_owner, marked_owner
 
-#: Runs judged at a time.
+#: Runs judged at a time, and measured by one query.
 _RUNS_AT_ONCE = 50_000
-#: Runs that are measured by one query.
-MEASURED_AT_ONCE = 2_500
 
 
 def plan(job: CleanupJob) -> None:
@@ -72,7 +70,8 @@ def _plan_some(
     parts: list[Part] = []
     runs = {verdict.run.dag_run_id: verdict.run for verdict in verdicts if isinstance(verdict, RunVerdict)}
     going: list[RunRows] = []
-    for found in job.metadata.measure(given_up(verdicts, parts, size=MEASURED_AT_ONCE)):
+    given = given_up(verdicts, parts)
+    for found in job.metadata.measure(given):
         tally.measured(parts[found.which], runs[found.dag_run_id].dag_id, found)
         if found.rows:
             going.append(found)
@@ -82,8 +81,7 @@ def _plan_some(
     batches.flush()
     tally.judged(verdicts)
     if job.blobs is not None and going:
-        cuts = tuple(part.cut for part in parts if part.cut is not None)
-        doomed = Doomed(cuts, [found.dag_run_id for found in going], [found.which for found in going])
+        doomed = Doomed(given.cuts, [found.dag_run_id for found in going], [found.which for found in going])
         _plan_blobs(job, job.blobs, doomed, tally, manifest)
 
 

@@ -128,17 +128,15 @@ class RunVerdict(NamedTuple):
     parts: tuple[Part, ...]
 
 
-def given_up(verdicts: Iterable[RunVerdict | YoungerRuns], parts: list[Part], *, size: int) -> Iterator[Doomed]:
-    """What verdicts give up, in pieces of at most ``size`` entries.
+def given_up(verdicts: Iterable[RunVerdict | YoungerRuns], parts: list[Part]) -> Doomed:
+    """What verdicts give up.
 
-    In the order in which the runs were made, which is about how their rows lie on disk.
-
-    :param parts: is filled with the part of a verdict that each cut comes from. A cut has the same position there and
-        in all pieces.
+    :param parts: is filled with the part of a verdict that each cut comes from, at the same position.
     """
     places: dict[int, int] = {}  # of parts, by identity: there are few, and they are shared
     cuts: list[Cut] = []
-    found: list[tuple[int, int]] = []
+    ids: list[int] = []
+    which: list[int] = []
     for verdict in verdicts:
         if isinstance(verdict, YoungerRuns):
             continue
@@ -149,11 +147,9 @@ def given_up(verdicts: Iterable[RunVerdict | YoungerRuns], parts: list[Part], *,
                 places[id(part)] = len(parts)
                 parts.append(part)
                 cuts.append(part.cut)
-            found.append((verdict.run.dag_run_id, places[id(part)]))
-    found.sort()
-    for start in range(0, len(found), size):
-        ids, which = zip(*found[start : start + size], strict=True)
-        yield Doomed(tuple(cuts), ids, which)
+            ids.append(verdict.run.dag_run_id)
+            which.append(places[id(part)])
+    return Doomed(tuple(cuts), ids, which)
 
 
 _NO_RULE = Part(None, Reason.NO_RULE)

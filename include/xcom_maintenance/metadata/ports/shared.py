@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -94,11 +94,8 @@ class RetentionMetadata(Metadata, Protocol):
             only if they are all newer than those.
         """
 
-    def measure(self, pieces: Iterable[Doomed]) -> Iterator[RunRows]:
-        """What ``delete`` would take now and what it would leave, in no order; runs without rows are left out.
-
-        :param pieces: of what goes, each as large as one query may be.
-        """
+    def measure(self, doomed: Doomed) -> Iterator[RunRows]:
+        """What ``delete`` would take now and what it would leave, in no order; runs without rows are left out."""
 
 
 class SweepMetadata(Metadata, Protocol):

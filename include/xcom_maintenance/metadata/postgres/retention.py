@@ -6,8 +6,7 @@ stands in the DELETE itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -179,27 +178,11 @@ class RetentionQueries(RunQueries):
         ]
         return Sample(float(found[0][0]) / 100, groups)
 
-    def measure(self, pieces: Iterable[Doomed]) -> Iterator[RunRows]:
-        wanted = list(self._measuring(pieces))
-        queries = [(statements.measure, statements.parameters, statements.access) for _, statements in wanted]
-        with closing(self._session.side_by_side(queries)) as answers:
-            for (which, _), rows in zip(wanted, answers, strict=True):
-                for run, *figures in rows:
-                    yield _run_rows(run, which, *figures)
-
-    def _measuring(self, pieces: Iterable[Doomed]) -> Iterator[tuple[int, Retention]]:
-        """The statements of each cut of each piece, by its position."""
-        # To find the latest values is a look at all rows of a DAG, which is done once.
-        later: dict[int, tuple[Cut, list[int]]] = {}
-        for piece in pieces:
-            for which, runs in piece.by_cut().items():
-                cut = piece.cuts[which]
-                if cut.keep_latest_value:
-                    later.setdefault(which, (cut, []))[1].extend(runs)
-                else:
-                    yield which, self._retention(cut, runs)
-        for which, (cut, runs) in later.items():
-            yield which, self._retention(cut, runs)
+    def measure(self, doomed: Doomed) -> Iterator[RunRows]:
+        for which, runs in doomed.by_cut().items():
+            wanted = self._retention(doomed.cuts[which], runs)
+            for run, *figures in self._session.rows(wanted.measure, wanted.parameters, access=wanted.access):
+                yield _run_rows(run, which, *figures)
 
     def _retentions(self, doomed: Doomed) -> list[Retention]:
         """The statements of each cut."""

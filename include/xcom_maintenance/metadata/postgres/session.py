@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from copy import copy
 from typing import Any, TypeVar
 
 import tenacity
@@ -39,8 +37,6 @@ BY_INDEX = "SET LOCAL enable_seqscan = off"
 #: by a parallel query, whose processes come and go, and take longer to find their way about the buffers than they save.
 IN_PAGE_ORDER = """SELECT set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true),
     set_config('max_parallel_workers_per_gather', '0', true)"""
-#: Queries at a time, where there are many.
-_LANES = 2
 
 
 class Session:
@@ -97,39 +93,6 @@ class Session:
             with attempt, self.transaction() as cursor:
                 return query(cursor)
         raise AssertionError("the attempts end with a result or an error")
-
-    def side_by_side(self, queries: Sequence[tuple[str, Mapping[str, Any], str]]) -> Generator[list[Any]]:
-        """All rows of each of some queries, in their order; several are on their way at a time.
-
-        A single one takes this connection, more than one have others of their own.
-
-        :param queries: what ``rows`` takes.
-        """
-        if len(queries) == 1:
-            [(statement, parameters, access)] = queries
-            yield self.rows(statement, parameters, access=access)
-            return
-        idle = [self._another() for _ in range(_LANES)]
-
-        def query(statement: str, parameters: Mapping[str, Any], access: str) -> list[Any]:
-            lane = idle.pop()
-            try:
-                return lane.rows(statement, parameters, access=access)
-            finally:
-                idle.append(lane)
-
-        with ThreadPoolExecutor(_LANES) as pool:
-            try:
-                yield from pool.map(query, *zip(*queries, strict=True))
-            finally:
-                pool.shutdown(cancel_futures=True)
-                for lane in idle:
-                    lane.close()
-
-    def _another(self) -> Session:
-        found = copy(self)
-        found._connection = None
-        return found
 
     def change(self, work: Callable[[Any], _T]) -> _T:
         """Do work in one transaction that is committed once and for all, however often it has to be tried.

@@ -199,8 +199,8 @@ FLOORS = (
     "bundle",
     "cleanup size_audit reconciliation offload restore key_rotation",
     "retention sweep",
-    "flow",
-    "blobs detection metadata reports xcom_backend",
+    "flow xcom_backend",
+    "blobs detection metadata reports",
     "settings",
     "core",
 )

@@ -1,1 +1,1 @@
-"""The blob store: a port, and the adapters that fill it."""
+"""Blob stores: a port, and an adapter for each kind of store."""

@@ -1,0 +1,1 @@
+"""What the DAG files load: the flow of each DAG, and all settings put together."""

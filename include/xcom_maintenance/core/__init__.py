@@ -1,1 +1,1 @@
-"""Pure decisions: no Airflow, no database driver, no cloud SDK, no clock of its own."""
+"""Words that all rooms share: small records, references, sizes, errors. Pure."""

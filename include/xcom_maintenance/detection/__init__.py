@@ -1,0 +1,1 @@
+"""What tells a secret from any other text: a port, and its adapter."""

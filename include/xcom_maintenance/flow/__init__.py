@@ -1,0 +1,1 @@
+"""What happens around every step: settings, report, guard, approval, news, metrics, callbacks."""

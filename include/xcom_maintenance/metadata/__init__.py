@@ -1,1 +1,1 @@
-"""The metadata store: a port, and the adapters that fill it."""
+"""The metadata database: a port for each job, and the adapters that fulfil them."""

@@ -1,0 +1,1 @@
+"""``xcom_orphan_reconciliation``: plan, find, decide, share out, sweep the orphans, finish with the report."""

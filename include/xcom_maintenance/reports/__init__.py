@@ -1,1 +1,1 @@
-"""Reports and manifests, and how they are written."""
+"""Reports, manifests and archives: what they hold, how they are written, and where."""

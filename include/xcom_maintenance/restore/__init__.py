@@ -1,0 +1,1 @@
+"""``xcom_restore``: put back archived rows, or blobs from the quarantine."""

@@ -1,0 +1,1 @@
+"""``xcom_size_audit``: measure, judge, report. Reads only."""

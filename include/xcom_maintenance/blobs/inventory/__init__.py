@@ -1,0 +1,1 @@
+"""A listing from an S3 Inventory instead of LIST calls."""

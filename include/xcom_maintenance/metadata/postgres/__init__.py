@@ -1,0 +1,1 @@
+"""The adapter for a Postgres Connection: a module for each subject, put together in ``store``."""

@@ -25,9 +25,7 @@ from airflow.sdk import ObjectStoragePath
 from airflow.sdk.listener import get_listener_manager
 
 from include.xcom_maintenance.bundle.settings import Settings
-from include.xcom_maintenance.cleanup import delete_rows as deletion
-from include.xcom_maintenance.cleanup import finish as purge
-from include.xcom_maintenance.cleanup import plan as cleanup
+from include.xcom_maintenance.cleanup import delete_rows, finish, plan, share_out
 from include.xcom_maintenance.flow.job import Job
 from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from include.xcom_maintenance.reports.archive import Archives
@@ -62,22 +60,22 @@ class Run:
 
     def delete(self, shard: dict[str, Any]) -> None:
         with self.job() as job:
-            deletion.delete_rows(job, shard)
+            delete_rows.delete_rows(job, shard)
 
 
 def clean(run: Run, *, workers: int) -> dict[str, Any]:
     started = time.monotonic()
     with run.job() as job:
-        cleanup.plan(job)
+        plan.plan(job)
         run.place.write(run.report)
         planned = time.monotonic()
     with run.job() as job:
-        shards = deletion.share_out(job)
+        shards = share_out.share_out(job)
     # As an executor does: a process for each task.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
         list(pool.map(run.delete, shards))
     with run.job() as job:
-        purge.finish(job, shards)
+        finish.finish(job, shards)
         run.place.write(run.report)
     return {
         "seconds": time.monotonic() - started,

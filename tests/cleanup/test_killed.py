@@ -11,7 +11,7 @@ import pytest
 
 from include.xcom_maintenance.blobs.files import FileBlobStore
 from include.xcom_maintenance.bundle.settings import Settings
-from include.xcom_maintenance.cleanup import delete_rows as deletion
+from include.xcom_maintenance.cleanup import delete_rows
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import SharesFailed, StoreUnavailable
 from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
@@ -171,7 +171,7 @@ def test_no_real_kill_in_any_phase_loses_a_value(deployment: Deployment, phase: 
 def test_what_a_killed_task_deleted_is_counted_but_for_the_last_seconds(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deletion, "KEPT_EVERY", 0.0)
+    monkeypatch.setattr(delete_rows, "KEPT_EVERY", 0.0)
     deployment.settings = deployment.settings.model_copy(update={"shard_rows": 100})
     deployment.lay_out()
     cleanup = deployment.cleanup("killed")

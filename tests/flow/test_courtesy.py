@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.xcom_maintenance.bundle.settings import Settings
-from include.xcom_maintenance.cleanup import delete_rows as deletion
+from include.xcom_maintenance.cleanup.share_out import shares
 from include.xcom_maintenance.flow import courtesy as courtesies
 from include.xcom_maintenance.flow.courtesy import Courtesy
 from include.xcom_maintenance.metadata.ports.shared import Pressure
@@ -266,7 +266,7 @@ def test_the_owner_vacuums_and_the_report_says_what_that_gave_back(
 def test_shares_are_about_equal_none_is_empty_and_together_they_are_the_plan(
     weights: list[tuple[int, int]], shard_rows: int, shard_bytes: int, max_shards: int
 ) -> None:
-    shards = deletion.shares(weights, shard_rows=shard_rows, shard_bytes=shard_bytes, max_shards=max_shards)
+    shards = shares(weights, shard_rows=shard_rows, shard_bytes=shard_bytes, max_shards=max_shards)
     batches = [position for first, last in shards for position in range(first, last + 1)]
     assert batches == list(range(len(weights)))
     assert all(first <= last for first, last in shards)
@@ -282,13 +282,13 @@ def test_shares_are_about_equal_none_is_empty_and_together_they_are_the_plan(
 def test_equal_batches_are_shared_out_equally() -> None:
     batches = [(10, 100)] * 12
     thirds, quarters = [(0, 3), (4, 7), (8, 11)], [(0, 2), (3, 5), (6, 8), (9, 11)]
-    assert deletion.shares(batches, shard_rows=30, shard_bytes=10**9, max_shards=8) == quarters
-    assert deletion.shares(batches, shard_rows=30, shard_bytes=10**9, max_shards=3) == thirds
-    assert deletion.shares([], shard_rows=30, shard_bytes=10**9, max_shards=3) == []
+    assert shares(batches, shard_rows=30, shard_bytes=10**9, max_shards=8) == quarters
+    assert shares(batches, shard_rows=30, shard_bytes=10**9, max_shards=3) == thirds
+    assert shares([], shard_rows=30, shard_bytes=10**9, max_shards=3) == []
 
 
 def test_few_large_rows_are_shared_out_as_many_small_ones_are() -> None:
-    assert len(deletion.shares([(1, 10**9)] * 40, shard_rows=300_000, shard_bytes=10**10, max_shards=8)) == 4
+    assert len(shares([(1, 10**9)] * 40, shard_rows=300_000, shard_bytes=10**10, max_shards=8)) == 4
 
 
 def test_every_share_becomes_a_task_and_the_report_adds_them_up(

@@ -11,9 +11,7 @@ from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.bundle.settings import Settings
-from include.xcom_maintenance.cleanup import delete_rows as deletion
-from include.xcom_maintenance.cleanup import finish as purge
-from include.xcom_maintenance.cleanup import plan as cleanup
+from include.xcom_maintenance.cleanup import delete_rows, finish, plan, share_out
 from include.xcom_maintenance.flow.job import Job
 from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from include.xcom_maintenance.reports.archive import Archives
@@ -50,20 +48,20 @@ class Cleanup:
 
     def plan(self) -> None:
         with self.job() as job:
-            cleanup.plan(job)
+            plan.plan(job)
 
     def share_out(self) -> None:
         with self.job() as job:
-            self.shards = deletion.share_out(job)
+            self.shards = share_out.share_out(job)
 
     def delete_rows(self) -> None:
         for shard in self.shards:
             with self.job() as job:
-                deletion.delete_rows(job, shard)
+                delete_rows.delete_rows(job, shard)
 
     def finish(self) -> None:
         with self.job() as job:
-            purge.finish(job, self.shards)
+            finish.finish(job, self.shards)
 
     def run(self) -> Report:
         self.plan()

@@ -14,8 +14,7 @@ from include.xcom_maintenance.bundle.settings import Settings
 from include.xcom_maintenance.core.records import DatabaseIdentity
 from include.xcom_maintenance.flow.job import Job
 from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
-from include.xcom_maintenance.reconciliation import finish as disposal
-from include.xcom_maintenance.reconciliation import plan as reconciliation
+from include.xcom_maintenance.reconciliation import decide, find, finish, plan, share_out, sweep_orphans
 from include.xcom_maintenance.reports.place import ReportPlace
 from include.xcom_maintenance.reports.report import Report
 
@@ -59,31 +58,31 @@ class Reconciliation:
 
     def plan(self) -> None:
         with self.job() as job:
-            reconciliation.plan(job)
+            plan.plan(job)
 
     def find(self) -> None:
         with self.job() as job:
-            shards = reconciliation.split(job)
+            shards = plan.split(job)
         for shard in shards:
             with self.job() as job:
-                reconciliation.find(job, shard)
+                find.find(job, shard)
 
     def decide(self) -> None:
         with self.job() as job:
-            reconciliation.decide(job)
+            decide.decide(job)
 
     def share_out(self) -> None:
         with self.job() as job:
-            self.shards = disposal.share_out(job)
+            self.shards = share_out.share_out(job)
 
     def sweep(self) -> None:
         for shard in self.shards:
             with self.job() as job:
-                disposal.sweep_orphans(job, shard)
+                sweep_orphans.sweep_orphans(job, shard)
 
     def finish(self) -> None:
         with self.job() as job:
-            disposal.finish(job, self.shards)
+            finish.finish(job, self.shards)
 
     def run(self) -> Report:
         for phase in PHASES if self.mode == "enforce" else PHASES[:3]:

@@ -62,7 +62,7 @@ from tests.sweep import test_ledger as t
 from tests.support.interruptions import interrupted_at
 
 conninfo, folder, reports, disposal, phase, moment = sys.argv[1:]
-t.sweep._FEWEST, t.ledger.LINES = t.BATCH, t.LINES
+t.sweep._BATCH, t.ledger.LINES = t.BATCH, t.LINES
 
 def store():
     return PostgresMetadataStore(
@@ -117,7 +117,7 @@ def deployment(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Deployment:
-    monkeypatch.setattr(sweep, "_FEWEST", BATCH)
+    monkeypatch.setattr(sweep, "_BATCH", BATCH)
     monkeypatch.setattr(ledger, "LINES", LINES)
     reports = f"file://{tmp_path}/reports"
     if request.param == "in a bucket":

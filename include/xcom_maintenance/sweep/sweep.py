@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +24,9 @@ from include.xcom_maintenance.reports.report import Report, Table
 from include.xcom_maintenance.settings.common import CommonSettings
 from include.xcom_maintenance.sweep.ledger import Ledger
 
-#: Candidates of one batch. A look at the metadata database reads the whole table, so batches grow until that takes
-#: about this share of the time: no blob is deleted much later after it was verified than ten looks take.
-_FEWEST, _MOST = 10_000, 100_000
-_SHARE_OF_LOOKING = 0.1
+#: Candidates of one batch. A look at the metadata database reads the whole table, however many it is asked about; with
+#: more, the last of a batch would be deleted long after it was verified.
+_BATCH = 50_000
 #: Copies under way at once.
 _COPIES = 8
 #: Stores tell times in whole seconds, cut off: a blob may have been written this much later than they say.
@@ -142,9 +140,8 @@ def sweep(
     :param quarantine: None: blobs are deleted for good.
     :param original: from the key of a candidate the one that values know, where that is another.
     """
-    stream, size = iter(candidates), _FEWEST
-    while batch := list(islice(stream, size)):
-        started = time.monotonic()
+    stream = iter(candidates)
+    while batch := list(islice(stream, _BATCH)):
         old = [blob for blob in batch if blob.last_modified and blob.last_modified + _WHOLE_SECONDS <= modified_before]
         into.left[Kept.TOO_YOUNG] += len(batch) - len(old)
         if ledger.goes_on:
@@ -152,9 +149,7 @@ def sweep(
         copied = _copy(old, blobs, quarantine, into) if quarantine else old
         if copied:
             ledger.intend(copied)
-        before_looking = time.monotonic()
         doomed = _verified(copied, into, metadata, formats, original)
-        looking = time.monotonic() - before_looking
         gone = set()
         for deletion in blobs.delete_unchanged(doomed):
             if deletion.result is DeleteResult.DELETED:
@@ -170,8 +165,6 @@ def sweep(
             # Of blobs that were not copied, too: some stores copy what was written again before that can be seen.
             _take_back(quarantine, blobs, [blob.key for blob in old if blob.key not in gone])
         progress.add(len(batch))
-        if looking > _SHARE_OF_LOOKING * (time.monotonic() - started):
-            size = min(2 * size, _MOST)
     into.left += Counter()  # without what is zero
 
 

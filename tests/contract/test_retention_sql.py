@@ -10,11 +10,13 @@ from fnmatch import fnmatchcase
 from unittest.mock import patch
 
 import pytest
+from airflow.utils.state import TaskInstanceState
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from include.xcom_maintenance.core.runs import Cut, Doomed, Run, Scope, Selection, YoungerRuns
-from include.xcom_maintenance.metadata.postgres import retention
+from include.xcom_maintenance.core.runs import FINISHED_TASK_STATES, Cut, Doomed, Run, Scope, Selection, YoungerRuns
+from include.xcom_maintenance.metadata.postgres import retention, states
+from include.xcom_maintenance.metadata.postgres.scopes import regular_expression
 from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from tests.conftest import Database
 from tests.support.history import History, days_ago, has_column
@@ -27,9 +29,8 @@ _sets = st.text(st.sampled_from("abc-]![^\\zA&~|\n.é"), max_size=6).map(lambda 
 _globs = st.lists(st.one_of(_text, _sets, st.sampled_from("*?")), max_size=3).map("".join)
 
 
-def _store(database: Database, *, few: bool) -> PostgresMetadataStore:
+def _store(database: Database) -> PostgresMetadataStore:
     store = database.store()
-    store._few_unfinished = few
     with database.connect() as connection:
         store._knows_creation = has_column(connection, "dag_run", "created_at")
     return store
@@ -48,7 +49,7 @@ def test_no_glob_matches_more_or_less_in_the_database_than_in_python(
            FROM unnest(%s::text[]) WITH ORDINALITY AS g(pattern, number),
                 unnest(%s::text[]) WITH ORDINALITY AS n(name, number)
            WHERE n.name ~ g.pattern""",
-        ([retention.regular_expression([glob]) for glob in globs], names),
+        ([regular_expression([glob]) for glob in globs], names),
     ).fetchall()
     matched = {(globs[g - 1], names[n - 1]) for g, n in found}
     assert matched == {(glob, name) for glob in globs for name in names if fnmatchcase(name, glob)}
@@ -85,7 +86,7 @@ def test_no_odd_glob_means_something_else_in_the_database(history: History) -> N
     for glob in ODD:
         found = history.connection.execute(
             "SELECT name FROM unnest(%s::text[]) AS n(name) WHERE name ~ %s",
-            (names, retention.regular_expression([glob])),
+            (names, regular_expression([glob])),
         )
         assert {name for (name,) in found} == {name for name in names if fnmatchcase(name, glob)}, glob
 
@@ -94,13 +95,13 @@ def test_no_odd_glob_means_something_else_in_the_database(history: History) -> N
 
 
 @FEW
-@given(worlds(), st.sampled_from([None, 0.5, 3, 10, 25]), st.booleans())
+@given(worlds(), st.sampled_from([None, 0.5, 3, 10, 25]))
 def test_runs_in_numbers_hide_no_run_that_may_lose_rows(
-    database: Database, history: History, world: World, horizon_days: float | None, few: bool
+    database: Database, history: History, world: World, horizon_days: float | None
 ) -> None:
     now = write(history.connection, world)
     horizon = None if horizon_days is None else now - timedelta(days=horizon_days)
-    with _store(database, few=few) as store:
+    with _store(database) as store:
         found = list(store.runs(created_before=horizon))
     if not has_column(history.connection, "dag_run", "created_at"):
         horizon_days = None  # every run counts as old
@@ -127,14 +128,11 @@ def _expected_runs(world: World, now: datetime, horizon_days: float | None) -> l
     return expected
 
 
-@pytest.mark.parametrize("few", [False, True])
-def test_a_run_that_does_not_say_when_it_was_created_counts_as_old(
-    database: Database, history: History, few: bool
-) -> None:
+def test_a_run_that_does_not_say_when_it_was_created_counts_as_old(database: Database, history: History) -> None:
     silent = history.run("a", 1)
     if has_column(history.connection, "dag_run", "created_at"):
         history.connection.execute("UPDATE dag_run SET created_at = NULL")
-    with _store(database, few=few) as store:
+    with _store(database) as store:
         [found] = store.runs(created_before=days_ago(100))
     assert isinstance(found, Run)
     assert found.dag_run_id == silent.dag_run_id
@@ -175,7 +173,6 @@ _selections = st.none() | st.builds(Selection, _scopes, st.lists(_scopes, max_si
     worlds(),
     st.lists(st.tuples(st.sampled_from([0, 2, 7, 20]), st.booleans(), _selections), min_size=1, max_size=3),
     st.sampled_from([None, 1, 3]),
-    st.booleans(),
 )
 def test_sample_measure_and_delete_never_disagree_with_a_naive_count(
     database: Database,
@@ -183,7 +180,6 @@ def test_sample_measure_and_delete_never_disagree_with_a_naive_count(
     world: World,
     wanted: list[tuple[float, bool, Selection | None]],
     limit: int | None,
-    few: bool,
 ) -> None:
     now = write(history.connection, world)
     cuts = tuple(Cut(now - timedelta(days=days), keep, selection) for days, keep, selection in wanted)
@@ -207,9 +203,8 @@ def test_sample_measure_and_delete_never_disagree_with_a_naive_count(
             else:
                 going[run.dag_run_id] += 1
                 kept.discard(place)
-    with _store(database, few=few) as store, _store(database, few=not few) as other:
+    with _store(database) as store:
         measured = sorted(store.measure(doomed))
-        assert measured == sorted(other.measure(doomed))
         pieces = (Doomed(doomed.cuts, [i], [which]) for i, which in zip(doomed.dag_run_ids, doomed.which, strict=True))
         assert sorted(found for piece in pieces for found in store.measure(piece)) == measured
         figures = {m.dag_run_id: (m.rows, m.younger_rows, m.latest_rows) for m in measured}
@@ -245,7 +240,7 @@ def test_a_sample_of_pages_that_hold_nothing_does_not_count_as_the_whole_table(
            SELECT dag_run_id, dag_id, run_id, task_id, 'n' || n, to_jsonb(repeat('x', 1900)), timestamp
            FROM xcom, generate_series(1, 20) n"""
     )
-    with _store(database, few=True) as store:
+    with _store(database) as store:
         with patch.object(retention, "_SAMPLED", "0.000001"):
             nothing = store.sample([])
         everything = store.sample([])
@@ -264,10 +259,32 @@ def test_the_last_look_before_the_commit_overlooks_no_state_of_a_run(history: Hi
     ids = [run.dag_run_id for run in runs]
     for dag_run_id, state in zip(ids, [None, "queued", "running", ""], strict=False):
         history.connection.execute("UPDATE dag_run SET state = %s WHERE id = %s", (state, dag_run_id))
-    for few in (False, True):
-        statement = retention.unfinished(few_unfinished=few)
-        found = history.connection.execute(statement.encode(), {**retention.STATES, "ids": ids}).fetchall()
-        assert {dag_run_id for (dag_run_id,) in found} == set(ids[:4])
+    statement = states.UNFINISHED_AMONG.encode()
+    found = history.connection.execute(statement, {**states.STATES, "ids": ids}).fetchall()
+    assert {dag_run_id for (dag_run_id,) in found} == set(ids[:4])
+
+
+@pytest.mark.parametrize("in_order", ["true", "false"])
+def test_every_state_of_a_task_but_the_final_ones_is_unfinished(history: History, in_order: str) -> None:
+    assert f"NOT ({states._IN_ORDER})" in states.UNFINISHED_STATE
+    condition = states.UNFINISHED_STATE.replace(f"({states._IN_ORDER})", in_order)
+    final = list(FINISHED_TASK_STATES)
+    every = [None, "", "a", "~", "Success", *TaskInstanceState, *final]
+    every += [changed for state in final for changed in (state + "a", state + " ", state[:-1], state.upper())]
+    found = history.connection.execute(
+        f"SELECT state FROM unnest(%(states)s::varchar[]) AS t(state) WHERE {condition}".encode(),
+        {**states.STATES, "states": [None if state is None else str(state) for state in every]},
+    )
+    assert Counter(state for (state,) in found) == Counter(
+        None if state is None else str(state) for state in every if state not in FINISHED_TASK_STATES
+    )
+
+
+def test_the_database_knows_when_it_plans_that_it_sorts_states_as_we_do(history: History) -> None:
+    plan = history.connection.execute(
+        f"EXPLAIN SELECT FROM task_instance t WHERE {states.UNFINISHED_STATE}".encode(), states.STATES
+    )
+    assert "ALL" not in str(plan.fetchall())
 
 
 def test_many_unfinished_tasks_change_nothing_but_the_way_of_looking(database: Database, history: History) -> None:
@@ -278,8 +295,7 @@ def test_many_unfinished_tasks_change_nothing_but_the_way_of_looking(database: D
     history.task(busy, "waiting", None)
     with database.store() as store:
         store.check(may_delete=True, reads_references=False)
-        assert store._few_unfinished
-        with_few = list(store.measure(doomed)), [r for r in store.runs() if isinstance(r, Run)]
+        before = list(store.measure(doomed)), [r for r in store.runs() if isinstance(r, Run)]
         history.connection.execute(
             """INSERT INTO task_instance (id, task_id, dag_id, run_id, map_index, state, try_number, pool, pool_slots)
                SELECT gen_random_uuid(), 'mapped', %s, %s, i, CASE WHEN i %% 2 = 0 THEN 'scheduled' END, 1, 'p', 1
@@ -287,12 +303,8 @@ def test_many_unfinished_tasks_change_nothing_but_the_way_of_looking(database: D
             (busy.dag_id, busy.run_id),
         )
         store.check(may_delete=True, reads_references=False)
-        assert not store._few_unfinished
-        assert list(store.measure(doomed)) == with_few[0]
+        assert list(store.measure(doomed)) == before[0]
         assert [r.unfinished_tasks for r in store.runs() if isinstance(r, Run)] == [0, 2102]
-        # What was few when the task began may be many when it deletes.
-        store._few_unfinished = True
-        assert list(store.measure(doomed)) == with_few[0]
         assert store.delete(doomed).rows == 1
     assert history.left() == {("a", busy.run_id)}
 

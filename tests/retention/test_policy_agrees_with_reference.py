@@ -129,7 +129,7 @@ _numbers = count(1)
 @hypothesis_settings(
     max_examples=50, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
 )
-@given(worlds(), _policies, _batches, st.booleans())
+@given(worlds(), _policies, _batches)
 def test_no_policy_takes_or_leaves_a_row_that_its_documentation_does_not(
     database: Database,
     history: History,
@@ -137,7 +137,6 @@ def test_no_policy_takes_or_leaves_a_row_that_its_documentation_does_not(
     world: World,
     policy: dict[str, Any],
     batches: dict[str, Any],
-    few: bool,
 ) -> None:
     try:
         settings = Settings(mode="enforce", **policy, **batches)
@@ -148,7 +147,6 @@ def test_no_policy_takes_or_leaves_a_row_that_its_documentation_does_not(
     if database.name not in _stores:
         _stores[database.name] = _Store(database)
     store = _stores[database.name]
-    store._few_unfinished = few
     cleanup = Cleanup(lambda: store, tmp_path, settings, run_id=f"run_{next(_numbers)}")
     left, going, staying = _left(world, policy, now)
     report = cleanup.run()

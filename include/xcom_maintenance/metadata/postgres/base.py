@@ -19,8 +19,6 @@ class Connected:
         self._formats = formats
         #: Whether the role may lock runs; without that a delete still looks at them before and after.
         self._may_lock_runs = False
-        #: Whether it is quicker to look at all unfinished tasks than at the tasks of the runs in question.
-        self._few_unfinished = False
         #: Whether ``dag_run`` says when a run was made.
         self._knows_creation = False
 

@@ -17,7 +17,7 @@ from include.xcom_maintenance.metadata.ports.shared import OpenArchive
 from include.xcom_maintenance.metadata.postgres import references as refs
 from include.xcom_maintenance.metadata.postgres.archive import RETURNING, copy_deleted
 from include.xcom_maintenance.metadata.postgres.retention import Retention, RetentionQueries
-from include.xcom_maintenance.metadata.postgres.session import BY_INDEX, IN_PAGE_ORDER
+from include.xcom_maintenance.metadata.postgres.session import BY_INDEX
 from include.xcom_maintenance.metadata.postgres.states import LOCK_RUNS, STATES, CameToLifeError, array
 
 
@@ -26,7 +26,7 @@ class CleanupQueries(RetentionQueries):
 
     def doomed_references(self, doomed: Doomed, base: BasePath) -> Iterator[RowReference]:
         found_in_cuts = (
-            self._session.stream(wanted.references, {**wanted.parameters, "marker": base.marker}, access=wanted.access)
+            self._session.stream(wanted.references, {**wanted.parameters, "marker": base.marker}, access=BY_INDEX)
             for wanted in self._retentions(doomed)
         )
         for *place, size, text in chain.from_iterable(found_in_cuts):
@@ -60,12 +60,10 @@ class CleanupQueries(RetentionQueries):
         :raises CameToLifeError: if a run of the batch did while the statement ran; nothing was deleted then.
         """
         wanted = self._retentions(doomed)
-        # A limited scan ends early, so it must not look for all places before it begins.
-        in_page_order = limit is None and all(statements.access == IN_PAGE_ORDER for statements in wanted)
         runs = {**STATES, "ids": array(sorted(set(doomed.dag_run_ids)))}
 
         def work(cursor: Any) -> Deleted:
-            cursor.execute(IN_PAGE_ORDER if in_page_order else BY_INDEX)
+            cursor.execute(BY_INDEX)
             if self._may_lock_runs:
                 cursor.execute(LOCK_RUNS, runs)
             if archive is None:

@@ -25,9 +25,9 @@ from include.xcom_maintenance.metadata.postgres.states import (
     LOCK_RUNS,
     STATES,
     UNFINISHED,
+    UNFINISHED_AMONG,
     CameToLifeError,
     array,
-    unfinished_ids,
 )
 
 #: Postgres' compressions make no more than 255 bytes of one. Values that are stored in less than the 256th part of the
@@ -137,12 +137,11 @@ class OffloadQueries(Connected):
         """
         places = primary_keys([one.old.place for one in replacements])
         runs = {**STATES, "ids": array(sorted(set(places["runs"])))}
-        unfinished = unfinished_ids(few_unfinished=self._few_unfinished)
         if self._may_lock_runs:  # whoever clears a run waits, or is seen
             cursor.execute(LOCK_RUNS, runs)
         cursor.execute(_LOCK, places)
         cursor.execute(
-            _REPLACE.format(unfinished=unfinished),
+            _REPLACE.format(unfinished=UNFINISHED_AMONG),
             {
                 **runs,
                 **places,
@@ -153,7 +152,7 @@ class OffloadQueries(Connected):
         )
         done = [number for (number,) in cursor.fetchall()]
         changed = {replacements[number - 1].old.place.dag_run_id for number in done}
-        cursor.execute(unfinished, {**runs, "ids": array(sorted(changed))})
+        cursor.execute(UNFINISHED_AMONG, {**runs, "ids": array(sorted(changed))})
         if revived := {row[0] for row in cursor.fetchall()}:
             raise CameToLifeError(revived)
         return done

@@ -22,8 +22,8 @@ from include.xcom_maintenance.core.runs import (
 from include.xcom_maintenance.metadata.postgres.rows import ADDRESS
 from include.xcom_maintenance.metadata.postgres.runs import RunQueries, ages, horizon
 from include.xcom_maintenance.metadata.postgres.scopes import scope_condition
-from include.xcom_maintenance.metadata.postgres.session import BY_INDEX, IN_PAGE_ORDER
-from include.xcom_maintenance.metadata.postgres.states import STATES, UNFINISHED, array, unfinished_ids
+from include.xcom_maintenance.metadata.postgres.session import BY_INDEX
+from include.xcom_maintenance.metadata.postgres.states import STATES, UNFINISHED, UNFINISHED_AMONG, array
 
 #: Where a run keeps its latest values: the rows that xcom_pull(include_prior_dates=True) would take, if
 #: it were called by a run made now, by the next scheduled one, or by any run of the DAG that is not finished. Airflow
@@ -67,20 +67,15 @@ class Retention:
     """The statements about what one cut takes from some runs, with only the conditions that it needs.
 
     :param runs: their ids.
-    :param few_unfinished: whether ``FEW_UNFINISHED`` holds.
     """
 
-    def __init__(self, cut: Cut, runs: Sequence[int], *, few_unfinished: bool) -> None:
+    def __init__(self, cut: Cut, runs: Sequence[int]) -> None:
         self._with = _KEEPERS if cut.keep_latest_value else ""
         self._kept = _KEPT if cut.keep_latest_value else "false"
-        #: An array as Postgres writes it is quicker than to adapt each number.
         self.parameters: dict[str, Any] = {**STATES, "ids": array(runs), "cutoff": cut.cutoff}
-        #: How to get at the rows.
-        self.access = BY_INDEX if cut.keep_latest_value else IN_PAGE_ORDER
-        self._unfinished = unfinished_ids(few_unfinished=few_unfinished)
         # The ids themselves, and not a join with the runs: to look them all up by one index scan costs a fifth less.
         self._selected = f"x.dag_run_id = ANY(%(ids)s::int[]) AND {self._chosen(cut.selection)}"
-        self._finished = f"{self._selected} AND NOT x.dag_run_id = ANY(ARRAY({self._unfinished}))"
+        self._finished = f"{self._selected} AND NOT x.dag_run_id = ANY(ARRAY({UNFINISHED_AMONG}))"
         self._doomed = f"x.timestamp < %(cutoff)s AND NOT {self._kept}"
 
     def _chosen(self, selection: Selection | None) -> str:
@@ -119,7 +114,7 @@ WHERE {self._finished} AND {self._doomed}
         """
         end = f" RETURNING {returning}" if returning else ""
         # Asked once, and not of every row.
-        condition = f"NOT EXISTS ({self._unfinished}) AND {self._selected} AND {self._doomed}"
+        condition = f"NOT EXISTS ({UNFINISHED_AMONG}) AND {self._selected} AND {self._doomed}"
         if not limited:
             return f"{self._with} DELETE FROM xcom x WHERE {condition}{end}"
         # Choosing the rows first costs half as much again. The cutoff once more: a row that was written anew while the
@@ -180,16 +175,13 @@ class RetentionQueries(RunQueries):
 
     def measure(self, doomed: Doomed) -> Iterator[RunRows]:
         for which, runs in doomed.by_cut().items():
-            wanted = self._retention(doomed.cuts[which], runs)
-            for run, *figures in self._session.rows(wanted.measure, wanted.parameters, access=wanted.access):
+            wanted = Retention(doomed.cuts[which], runs)
+            for run, *figures in self._session.rows(wanted.measure, wanted.parameters, access=BY_INDEX):
                 yield _run_rows(run, which, *figures)
 
     def _retentions(self, doomed: Doomed) -> list[Retention]:
         """The statements of each cut."""
-        return [self._retention(doomed.cuts[which], runs) for which, runs in doomed.by_cut().items()]
-
-    def _retention(self, cut: Cut, runs: Sequence[int]) -> Retention:
-        return Retention(cut, runs, few_unfinished=self._few_unfinished)
+        return [Retention(doomed.cuts[which], runs) for which, runs in doomed.by_cut().items()]
 
 
 def _run_rows(

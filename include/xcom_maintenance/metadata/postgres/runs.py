@@ -14,10 +14,10 @@ from include.xcom_maintenance.core.runs import (
 from include.xcom_maintenance.metadata.postgres.schema import SchemaQueries
 from include.xcom_maintenance.metadata.postgres.states import (
     STATES,
+    UNFINISHED_AMONG,
     UNFINISHED_RUNS,
     UNFINISHED_STATE,
     CameToLifeError,
-    unfinished_ids,
 )
 
 
@@ -39,7 +39,14 @@ d AS MATERIALIZED (
 )"""
 
 
-def all_runs(*, few_unfinished: bool, knows_creation: bool) -> str:
+#: How many unfinished tasks there are, by run.
+_BUSY = f"""busy AS MATERIALIZED (
+    SELECT t.dag_id, t.run_id, count(*) AS tasks FROM task_instance t
+    WHERE {UNFINISHED_STATE} GROUP BY t.dag_id, t.run_id
+)"""
+
+
+def all_runs(*, knows_creation: bool) -> str:
     """Runs that may lose rows one by one, the others in numbers, by DAG.
 
     A run that was created after ``%(horizon)s`` counts as young. Of a DAG in which a young run is due before one that
@@ -47,7 +54,7 @@ def all_runs(*, few_unfinished: bool, knows_creation: bool) -> str:
     """
     return f"""
 WITH {ages(knows_creation=knows_creation)},
-{_busy_runs(few_unfinished=few_unfinished)}
+{_BUSY}
 SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0)
 FROM r JOIN d USING (dag_id) LEFT JOIN busy USING (dag_id, run_id)
 WHERE r.old OR d.mixed
@@ -60,10 +67,9 @@ GROUP BY r.dag_id
 ORDER BY 1, 5 DESC NULLS FIRST, 2 DESC"""
 
 
-def newest_runs(*, few_unfinished: bool) -> str:
-    """The ``%(count)s`` newest finished runs of each DAG."""
-    return f"""
-WITH {_busy_runs(few_unfinished=few_unfinished)}
+#: The ``%(count)s`` newest finished runs of each DAG.
+_NEWEST_FINISHED = f"""
+WITH {_BUSY}
 SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0)
 FROM (
     SELECT *, row_number() OVER (PARTITION BY dag_id ORDER BY run_after DESC, id DESC) AS place
@@ -71,14 +77,6 @@ FROM (
 ) r LEFT JOIN busy USING (dag_id, run_id)
 WHERE r.place <= %(count)s
 ORDER BY r.dag_id, r.place"""
-
-
-def _busy_runs(*, few_unfinished: bool) -> str:
-    """How many unfinished tasks there are, by run."""
-    state = UNFINISHED_STATE if few_unfinished else "t.state IS NULL OR NOT t.state = ANY(%(task_states)s)"
-    return f"""busy AS MATERIALIZED (
-    SELECT t.dag_id, t.run_id, count(*) AS tasks FROM task_instance t WHERE {state} GROUP BY t.dag_id, t.run_id
-)"""
 
 
 class RunQueries(SchemaQueries):
@@ -90,7 +88,7 @@ class RunQueries(SchemaQueries):
 
     def runs(self, *, created_before: datetime | None = None) -> Iterator[Run | YoungerRuns]:
         parameters = {**STATES, "horizon": horizon(created_before)}
-        statement = all_runs(few_unfinished=self._few_unfinished, knows_creation=self._knows_creation)
+        statement = all_runs(knows_creation=self._knows_creation)
         for dag_id, number, run_id, state, run_after, unfinished in self._session.stream(statement, parameters):
             if number is None:
                 yield YoungerRuns(dag_id, finished=int(run_id), unfinished=int(state))
@@ -98,8 +96,7 @@ class RunQueries(SchemaQueries):
                 yield Run(number, dag_id, run_id, state, run_after, unfinished)
 
     def newest_finished_runs(self, count: int) -> Iterator[Run]:
-        statement = newest_runs(few_unfinished=self._few_unfinished)
-        for dag_id, number, *rest in self._session.rows(statement, {**STATES, "count": count}):
+        for dag_id, number, *rest in self._session.rows(_NEWEST_FINISHED, {**STATES, "count": count}):
             yield Run(number, dag_id, *rest)
 
     def unfinished_runs(self, runs: Collection[Coordinates]) -> set[tuple[str, str]]:
@@ -119,7 +116,7 @@ class RunQueries(SchemaQueries):
         return {row[0] for row in rows}
 
     def _check_still_finished(self, cursor: Any, runs: Mapping[str, Any]) -> None:
-        cursor.execute(unfinished_ids(few_unfinished=self._few_unfinished), runs)
+        cursor.execute(UNFINISHED_AMONG, runs)
         revived = {row[0] for row in cursor.fetchall()}
         if revived:
             raise CameToLifeError(revived)

@@ -9,7 +9,6 @@ from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.records import DatabaseIdentity
 from include.xcom_maintenance.metadata.postgres import rows as sql
 from include.xcom_maintenance.metadata.postgres.base import Connected
-from include.xcom_maintenance.metadata.postgres.states import FEW_UNFINISHED
 
 #: What the bundle reads and writes; a database without it is not one that this code was written for.
 REQUIRED_COLUMNS = {
@@ -117,7 +116,6 @@ class SchemaQueries(Connected):
         # FOR SHARE needs a right to write; without it the delete still looks at the runs before and after.
         lockable = self._session.rows("SELECT has_any_column_privilege('dag_run', 'UPDATE')", {})[0][0]
         self._may_lock_runs = bool(lockable)
-        self._few_unfinished = bool(self._session.rows(FEW_UNFINISHED)[0][0])
 
     def _identity(self) -> DatabaseIdentity:
         [(cluster, database)] = self._session.rows(

@@ -33,10 +33,6 @@ _STATUS = """SELECT CASE WHEN pg_current_xact_id() > %(id)s::xid8 THEN pg_xact_s
 #: How to get at the rows of some runs. The planner takes them to be scattered all over the table, and would rather read
 #: all of it; they lie together, as they were pushed, and the work must not grow with the table.
 BY_INDEX = "SET LOCAL enable_seqscan = off"
-#: The same, where all rows are wanted that the index finds: each page is looked at once, in the order of the disk. Not
-#: by a parallel query, whose processes come and go, and take longer to find their way about the buffers than they save.
-IN_PAGE_ORDER = """SELECT set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true),
-    set_config('max_parallel_workers_per_gather', '0', true)"""
 
 
 class Session:
@@ -80,7 +76,7 @@ class Session:
     ) -> list[Any]:
         """All rows of a query.
 
-        :param access: ``BY_INDEX`` or ``IN_PAGE_ORDER``; None: as the planner likes.
+        :param access: ``BY_INDEX``; None: as the planner likes.
         """
 
         def query(cursor: Any) -> list[Any]:

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,10 @@ class _S3Server(Stoppable):
             config=Config(s3={"addressing_style": "path"}, proxies={}, **config),
         )
 
+    @cached_property
+    def _plain_client(self) -> S3Client:
+        return self.client()
+
     def airflow_connection_json(self) -> str:
         """The value of an ``AIRFLOW_CONN_<ID>`` variable for this server."""
         extra = {
@@ -112,10 +117,11 @@ class RcloneS3(_S3Server):
         os.kill(self._child.pid, signal.SIGHUP)  # rclone forgets what it knows of the folders
         if modified:
             key, moment = next(iter(modified.items()))
-            wait_until(lambda: self._is_from(bucket, key, moment), timeout=10, what=f"{key} keeps its date")
+            what = f"{key} keeps its date"
+            wait_until(lambda: self._is_from(bucket, key, moment), timeout=10, what=what, interval=0.01)
 
     def _is_from(self, bucket: str, key: str, moment: datetime) -> bool:
-        found = self.client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+        found = self._plain_client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
         return bool(found) and abs((found[0]["LastModified"] - moment).total_seconds()) < 1
 
 

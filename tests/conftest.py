@@ -7,11 +7,13 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from local_stack.azure import Azurite
@@ -91,14 +93,37 @@ def history(database: Database) -> Iterator[History]:
         yield History(connection)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _botocore_reads_a_file_once() -> Iterator[None]:
+    """Each session of botocore parses megabytes of JSON anew, and each task in this process makes a session."""
+    loads = cache(lambda path: load_file(JSONFileLoader(), path))
+    load_file = JSONFileLoader.load_file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: loads(path))
+        yield
+
+
 @pytest.fixture(scope="session")
-def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RcloneS3]:
+def _short_user_agent() -> Iterator[None]:
+    """Amazon's provider looks for its caller's name in the source of the whole stack, and pytest's is a deep one.
+
+    Only what the ``User-Agent`` header says of the caller is another; the tests in ``tests/e2e`` leave it alone.
+    """
+    from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AwsGenericHook, "_get_caller", lambda *_: "Unknown")
+        yield
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory, _short_user_agent: None) -> Iterator[RcloneS3]:
     with RcloneS3(tmp_path_factory.mktemp("rclone")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def moto() -> Iterator[MotoS3]:
+def moto(_short_user_agent: None) -> Iterator[MotoS3]:
     with MotoS3() as server:
         yield server
 

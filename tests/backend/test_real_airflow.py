@@ -178,6 +178,7 @@ def deployment(
         "AIRFLOW_CONN_AWS_XCOM": rclone.airflow_connection_json(),
         "AIRFLOW_CONN_AIRFLOW_METADATA_DB": json.dumps(postgres.role_connection(name)),
         "AIRFLOW_VAR_XCOM_MAINTENANCE": json.dumps({"report_path": f"file://{folder}/reports"}),
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",  # no DAG file changes
     }
     bundles = {"maintenance": REPOSITORY, "user": folder / "dags"}
     with (

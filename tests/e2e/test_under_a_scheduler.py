@@ -150,6 +150,7 @@ def deployment(
         "AIRFLOW_CONN_WRONG_PASSWORD": json.dumps({**metadata, "password": "open-sesame"}),
         "AIRFLOW_VAR_XCOM_MAINTENANCE": json.dumps(settings),
         "PYTHONPATH": str(folder / "library"),
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",  # no DAG file changes
     }
     bundles = {"maintenance": REPOSITORY, "user": folder / "user"}
     with (

@@ -4,8 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What `make check` runs: all but the tests that run the tasks of DAGs.
+CHECKED := tests/unit tests/contract tests/backend tests/dags/test_integrity.py
 
-.PHONY: help setup demo test bench lint format lock clean
+.PHONY: help setup demo check test bench lint format lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -25,8 +27,11 @@ $(READY): requirements-dev.lock
 demo: $(READY)  ## A real Airflow, Postgres and S3: make trouble, run the DAGs, show what they did (KEEP=1 keeps it up)
 	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
 
+check: lint  ## Lint, and what needs neither a scheduler nor whole tasks: unit, contract, backend, DAG integrity
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not e2e" $(CHECKED) $(ARGS)
+
 test: lint  ## Lint, then run every test: unit, contract, DAGs, end to end (ARGS=... goes to pytest)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(READY)  ## Measure against the peers and write build/bench.json (ARGS="--only audit" measures a part)
 	@$(BIN)/python -m benchmarks.run $(ARGS)

@@ -26,6 +26,8 @@ from tests.support.bucket import Bucket
 from tests.support.bundle import Bundle
 from tests.support.history import History
 
+pytestmark = pytest.mark.slow
+
 CLEANUP, RESTORE = "xcom_cleanup", "xcom_restore"
 ENFORCE = {"mode": "enforce"}
 

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ from tests.conftest import Database
 from tests.support.cleanups import Cleanup
 from tests.support.history import History
 from tests.support.worlds import World, WorldRun, latest_values, rows_left, worlds, write
+
+pytestmark = pytest.mark.slow
 
 # -- random policies ----------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from include.xcom_maintenance.cleanup.batches import Batch
 from include.xcom_maintenance.cleanup.job import CleanupJob
 from include.xcom_maintenance.cleanup.recheck import CurrentPolicy
 from include.xcom_maintenance.core.errors import MaintenanceError
-from include.xcom_maintenance.flow.collector import heap_set_aside
 from include.xcom_maintenance.flow.courtesy import Courtesy
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.flow.shards import Shard
@@ -24,7 +23,6 @@ from include.xcom_maintenance.metadata.ports.shared import OpenArchive
 KEPT_EVERY = 10.0
 
 
-@heap_set_aside()
 def delete_rows(job: CleanupJob, shard: Shard) -> dict[str, Any]:
     """Delete the rows of one shard; returns its figures, which are also kept where ``finish`` finds them."""
     name = f"shard-{shard['shard']}"

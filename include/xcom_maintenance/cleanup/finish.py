@@ -7,7 +7,6 @@ from datetime import datetime
 from include.xcom_maintenance.cleanup.job import CleanupJob
 from include.xcom_maintenance.cleanup.purge import finish_earlier_runs, purge_blobs
 from include.xcom_maintenance.core.errors import PartialFailure, SharesFailed
-from include.xcom_maintenance.flow.collector import heap_set_aside
 from include.xcom_maintenance.flow.shards import Shard
 from include.xcom_maintenance.flow.vacuum import vacuum
 from include.xcom_maintenance.reports.report import Table
@@ -16,7 +15,6 @@ from include.xcom_maintenance.reports.report import Table
 _DELETING = "delete rows"
 
 
-@heap_set_aside()
 def finish(job: CleanupJob, shards: list[Shard]) -> None:
     """Purge the blobs whose rows are gone, and what earlier runs left behind; put everything into the report.
 

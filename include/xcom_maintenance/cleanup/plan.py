@@ -17,7 +17,6 @@ from include.xcom_maintenance.cleanup.tally import Tally
 from include.xcom_maintenance.core.records import Coordinates
 from include.xcom_maintenance.core.runs import Doomed, RunRows, YoungerRuns
 from include.xcom_maintenance.core.sizes import human_bytes
-from include.xcom_maintenance.flow.collector import uncollected
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.reports.place import ManifestWriter
 from include.xcom_maintenance.retention.current import policy_of
@@ -31,7 +30,7 @@ _RUNS_AT_ONCE = 50_000
 def plan(job: CleanupJob) -> None:
     """Find out what goes and what stays, write it down, and let the guard look at it."""
     report, settings = job.report, job.settings
-    with report.phase("plan"), uncollected(), job.place.write_manifest() as manifest:
+    with report.phase("plan"), job.place.write_manifest() as manifest:
         now = job.metadata.now()
         clock_ahead = now - datetime.now(UTC)
         policy = policy_of(job, now)

@@ -6,7 +6,6 @@ from datetime import datetime
 
 from include.xcom_maintenance.cleanup.job import CleanupJob
 from include.xcom_maintenance.core.runs import Cut
-from include.xcom_maintenance.flow.collector import uncollected
 from include.xcom_maintenance.retention.current import policy_of
 from include.xcom_maintenance.retention.policy import Part, RunVerdict
 
@@ -23,12 +22,11 @@ class CurrentPolicy:
         #: One object for all runs with the same verdict.
         self._cuts: dict[tuple[int, ...], tuple[Cut, ...]] = {}
         newest = job.metadata.newest_finished_runs(self._policy.newest) if self._policy.newest else iter(())
-        with uncollected():
-            self._newest = {
-                verdict.run.dag_run_id: self._cuts_of(verdict.parts)
-                for verdict in self._policy.judge(newest)
-                if isinstance(verdict, RunVerdict)
-            }
+        self._newest = {
+            verdict.run.dag_run_id: self._cuts_of(verdict.parts)
+            for verdict in self._policy.judge(newest)
+            if isinstance(verdict, RunVerdict)
+        }
 
     def cuts(self, dag_run_id: int, dag_id: str) -> tuple[Cut, ...]:
         """What may go of a run, if it is finished; empty if nothing may."""

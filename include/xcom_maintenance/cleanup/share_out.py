@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from include.xcom_maintenance.cleanup import batches
 from include.xcom_maintenance.cleanup.job import CleanupJob
-from include.xcom_maintenance.flow.collector import heap_set_aside
 from include.xcom_maintenance.flow.courtesy import deadline_of
 from include.xcom_maintenance.flow.shards import Shard
 from include.xcom_maintenance.sweep.owner import claim
@@ -13,7 +12,6 @@ from include.xcom_maintenance.sweep.owner import claim
 _BYTES_LIKE_A_ROW = {False: 4_000, True: 250}
 
 
-@heap_set_aside()
 def share_out(job: CleanupJob) -> list[Shard]:
     """Divide the run's manifest into shards of about equal work; the first step that changes something outside.
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.core.sizes import human_bytes
-from include.xcom_maintenance.flow.collector import heap_set_aside
 from include.xcom_maintenance.reconciliation.findings import Figures
 from include.xcom_maintenance.reconciliation.guard import (
     ReconciliationFigures,
@@ -26,7 +25,6 @@ from include.xcom_maintenance.sweep.owner import judge_owner, marked_owner
 _MERELY_LARGE = {"max_orphan_share", "max_orphan_blobs", "max_orphan_bytes"}
 
 
-@heap_set_aside()
 def decide(job: ReconciliationJob) -> None:
     """Join what the tasks found into the manifest and the report, and let the guard look at it.
 

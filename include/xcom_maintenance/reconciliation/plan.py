@@ -16,7 +16,6 @@ from typing import IO, Any
 
 from include.xcom_maintenance.core.byte_order import in_byte_order
 from include.xcom_maintenance.core.records import RowReference
-from include.xcom_maintenance.flow.collector import heap_set_aside
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.flow.shards import Shard
 from include.xcom_maintenance.metadata.ports.reconciliation import UnparsableReference
@@ -32,7 +31,6 @@ _ENCODE = json.JSONEncoder(default=datetime.isoformat).encode
 # -- plan --------------------------------------------------
 
 
-@heap_set_aside()
 def plan(job: ReconciliationJob) -> None:
     """Read the references, and divide the keys between as many tasks as there is work for.
 

@@ -16,7 +16,6 @@ from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
 from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
-from include.xcom_maintenance.flow.collector import heap_set_aside
 from include.xcom_maintenance.flow.job import Job
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.metadata.ports.shared import Metadata, SweepMetadata
@@ -112,7 +111,6 @@ def ledger_of(
     return Ledger(job.place, part, header=header, line=line, look=blobs.head)
 
 
-@heap_set_aside()
 def sweep(
     candidates: Iterable[Blob],
     *,

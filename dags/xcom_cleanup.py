@@ -8,7 +8,7 @@ Deletes XCom rows that the retention rules no longer keep, then the blobs that t
   decides.
 * **What stays, whatever its age:** rows of runs that are not finished or have an unfinished task; rows of the newest
   `min_runs` finished runs of each DAG (default 1); rows held by a rule.
-* **Mode:** `report` (the default) writes the plan and changes nothing. `enforce` carries it out: `plan` writes the plan,
+* **Mode:** `report` (the default) writes the plan and changes nothing. `enforce` carries it out: `plan` writes it,
   `approve` asks a person if it exceeds a limit (no answer means no), `share_out` divides it, `delete_rows` deletes rows
   in short transactions, `finish` deletes the blobs and writes the report.
 * **Archive:** with `archive_path` set, rows are archived before they are deleted; `xcom_restore` puts them back.

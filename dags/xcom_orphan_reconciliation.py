@@ -4,7 +4,7 @@
 Compares the blobs below the blob base path with the references in the metadata database, in both directions.
 
 * **Orphan blobs:** no row refers to them, and they are older than the grace period (`grace_period_days`, default 7).
-  The report gives the probable cause of each. In `enforce` mode, each is checked again in the database and in the store,
+  The report gives the probable cause of each. In `enforce` mode, each is checked again in the database and the store,
   and removed only if it is still an orphan and unchanged.
 * **Disposal:** `quarantine` (the default) moves a blob to a folder beside the base path, from where `xcom_restore` can
   bring it back, and deletes it after `quarantine_days`; `delete` deletes it right away.

@@ -2,8 +2,8 @@
 ### XCom key rotation
 
 Re-encrypts values that still use old keys of this project's XCom backend (`xcom_blob_backend`), so that you can remove
-those keys. The backend encrypts with the first configured key and only decrypts with the others. Trigger it by hand once
-every worker has the new first key and the tasks that started before have ended.
+those keys. The backend encrypts with the first configured key and only decrypts with the others. Trigger it by hand
+once every worker has the new first key and the tasks that started before have ended.
 
 * **`report`** (the default, whatever is configured for other DAGs) shows how much each key still encrypts, by DAG, and
   which keys you can remove because they encrypt nothing any more.

@@ -14,12 +14,12 @@ list of actions, each with the DAG, task or key concerned. Then come:
   values contain secrets: the report says where, never what.
 
 The audit only reads the database: a role with `SELECT` is enough, and so is a read replica. A budget limits how many
-values it reads (`audit_budget_rows`, `_bytes`, `_seconds`); beyond it, sizes are estimated from a sample, and the report
-says so.
+values it reads (`audit_budget_rows`, `_bytes`, `_seconds`); beyond it, sizes are estimated from a sample, and the
+report says so.
 
 When a threshold is crossed, the notifier is called; with `fail_on_breach` the run also fails, after its report is
-written. Every audit updates the asset `xcom_size_audit`, with the report's headline in the event's `extra`, so a DAG can
-be scheduled on it: `@dag(schedule=[Asset("xcom_size_audit")])`.
+written. Every audit updates the asset `xcom_size_audit`, with the report's headline in the event's `extra`, so a DAG
+can be scheduled on it: `@dag(schedule=[Asset("xcom_size_audit")])`.
 
 The report is `<report path>/xcom_size_audit/<run_id>.html` (and `.md`, `.json`). Each audit also prunes old reports of
 all DAGs of this bundle.

@@ -248,7 +248,7 @@ def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: De
     for run_id in (too_late, rejected, enforced):
         assert [event for event, _ in deployment.news(run_id)] == ["waiting_approval"]
     assert rows - pushed(deployment) == {row for row in rows if row[1] in {older, old}}
-    why_blobs_stay = [table["rows"] for table in report["tables"] if table["title"] == "Blobs that stay"]
+    why_blobs_stay = [table["rows"] for table in report["tables"] if table["title"] == "Blobs kept"]
     going = {key for key in blobs if f"/{older}/" in key or f"/{old}/" in key}
     assert blobs - pushed_blobs(deployment) == going, why_blobs_stay
     headline = deployment.report("xcom_cleanup", enforced)["headline"]

@@ -96,7 +96,7 @@ def test_a_cleanup_waits_while_others_wait_for_locks_and_then_goes_on(
     assert history.rows() == set()
     [share] = outcome.table("Rows deleted, by task")
     assert looks == [2, 0]
-    assert share["of those waiting"] == 0.5
+    assert share["seconds waiting"] == 0.5
     assert (share["rows"], share["rows left"], share["stopped"]) == (3, 0, "")
 
 
@@ -106,7 +106,7 @@ def test_waiters_within_the_limit_are_not_waited_for(
     bundle.variable = {"max_lock_waits": 2}
     with waiters(database, 2):
         outcome = bundle.run(CLEANUP, **ENFORCE).succeeded()
-    assert outcome.table("Rows deleted, by task")[0]["of those waiting"] == 0
+    assert outcome.table("Rows deleted, by task")[0]["seconds waiting"] == 0
     assert history.rows() == set()
 
 
@@ -204,8 +204,10 @@ def test_a_cleanup_whose_time_is_up_stops_and_the_next_run_finishes(
     assert 0 < left < 4
     assert headline["rows_left"] == left
     assert headline["rows_deleted"] == 3 - left
-    [warning] = [text for text in outcome.report["warnings"] if "rows of the plan are left" in text]
-    assert warning.startswith(f"{left} rows of the plan are left, because the time budget (max_minutes) is used up")
+    [warning] = [text for text in outcome.report["warnings"] if "left for the next run" in text]
+    assert warning.startswith(
+        f"{counted(left, 'row')} left for the next run, because the time budget (max_minutes) is used up"
+    )
     assert outcome.path(".pending").exists()
     bundle.variable = {}
     finished = bundle.run(CLEANUP, **ENFORCE).succeeded()

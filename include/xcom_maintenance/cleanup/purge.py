@@ -1,4 +1,4 @@
-"""Delete the blobs whose rows are gone, and what earlier runs left half done."""
+"""Delete the blobs of deleted rows, including those that earlier runs left behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.sweep.sweep import Swept, ledger_of, sweep
 
-#: Blobs looked up at once before they are swept.
+#: Blobs looked up at a time before they are swept.
 _HEADS_AT_ONCE = 1_000
 
 
@@ -27,10 +27,10 @@ def purge_blobs(
     suffix: str,
     deadline: datetime | None,
 ) -> int | None:
-    """Delete the blobs that a manifest names, as far as their rows are gone.
+    """Delete the blobs that a manifest names, if their rows have been deleted.
 
-    :param suffix: of the names of the figures in the headline.
-    :returns: how many failed; None if the time was up before all were looked at.
+    :param suffix: for the names of the headline figures.
+    :returns: how many failed; None if time ran out before all were checked.
     """
     swept = Swept()
     formats = job.settings.formats
@@ -38,15 +38,16 @@ def purge_blobs(
     looked_up = _LookedUp(blobs, keys, deadline)
     reason = f"its row was deleted by run {header['run_id']}"
     ledger = ledger_of(job, blobs, part="earlier" if suffix else "", reason=reason)
+    whose = " (earlier runs)" if suffix else ""
     try:
-        with job.report.phase(f"purge blobs{suffix}"), ledger:
+        with job.report.phase(f"purge blobs{whose}"), ledger:
             sweep(
                 iter(looked_up),
                 into=swept,
                 blobs=blobs,
                 metadata=job.metadata,
                 modified_before=datetime.fromisoformat(header["planned_at"]),
-                progress=Progress(job.log, "Blobs looked at", total=job.report.headline.get("blobs_to_purge")),
+                progress=Progress(job.log, "Blobs checked", total=job.report.headline.get("blobs_to_purge")),
                 ledger=ledger,
                 formats=formats,
             )
@@ -54,17 +55,17 @@ def purge_blobs(
         figures = job.report.headline
         figures[f"blobs_deleted{suffix}"] = ledger.blobs["deleted"]
         figures[f"blob_bytes_deleted{suffix}"] = ledger.bytes["deleted"]
-        swept.describe(job.report, job.log, f"Blobs that stay{suffix.replace('_', ' ')}", gone=ledger.blobs["deleted"])
+        swept.describe(job.report, job.log, f"Blobs kept{whose}", gone=ledger.blobs["deleted"])
     if looked_up.out_of_time:
         job.report.warnings.append(
-            "The time budget (max_minutes) was used up before all blobs were purged. The next run goes on with them."
+            "The time budget (max_minutes) ran out before all blobs were deleted. The next run deletes the rest."
         )
         return None
     return swept.failed
 
 
 class _LookedUp:
-    """The blobs of some keys, as they are now, until the time is up."""
+    """The current blobs of some keys, until time runs out."""
 
     def __init__(self, blobs: BlobStore, keys: Iterator[str], deadline: datetime | None) -> None:
         self._blobs, self._keys, self._deadline = blobs, keys, deadline
@@ -79,7 +80,7 @@ class _LookedUp:
 
 
 def finish_earlier_runs(job: CleanupJob, blobs: BlobStore, deadline: datetime | None) -> int:
-    """Purge what runs that were killed between row and blob left behind; returns how many blobs failed."""
+    """Delete the blobs left by runs that were killed after deleting their rows; returns how many failed."""
     failed = 0
     for name in job.place.pending_manifests():
         try:
@@ -87,13 +88,15 @@ def finish_earlier_runs(job: CleanupJob, blobs: BlobStore, deadline: datetime | 
             header = next(lines)
             if not job.is_for_us(header):
                 job.report.warnings.append(
-                    f"{name} is pending and left alone: it is for another database or base path."
+                    f"{name} is pending, but it belongs to another database or base path and was left alone."
                 )
                 continue
-            job.log.info("An earlier run did not finish its manifest %s; its blobs are purged now", name)
+            job.log.info("Deleting the remaining blobs of %s, which an earlier run did not finish", name)
             left = purge_blobs(job, blobs, header, lines, suffix="_for_earlier_runs", deadline=deadline)
         except UnreadableManifest as error:
-            job.report.warnings.append(f"{name} is pending and cannot be read: {error.problem}. Delete it by hand.")
+            job.report.warnings.append(
+                f"{name} is still pending but cannot be read: {error.problem}. Delete it by hand."
+            )
             continue
         if left == 0:
             job.place.clear_pending(name)

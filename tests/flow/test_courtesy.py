@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from include.xcom_maintenance.bundle.settings import Settings
 from include.xcom_maintenance.cleanup.share_out import shares
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow import courtesy as courtesies
 from include.xcom_maintenance.flow.courtesy import Courtesy
 from include.xcom_maintenance.metadata.ports.shared import Pressure

@@ -48,8 +48,8 @@ def _warnings(tally: Tally, *, has_blobs: bool) -> list[str]:
         )
     if others := tally.paths_of_others:
         found.append(
-            f"{counted(others, 'row')} to delete {'holds' if others == 1 else 'hold'} a path below the blob base path that "
-            "no known backend wrote there; whatever is stored at it is left alone."
+            f"{counted(others, 'row')} to delete {'holds' if others == 1 else 'hold'} a path below the blob base path "
+            "that no known backend wrote; whatever is stored there is left alone."
         )
     if tally.runs_seen:
         with_rows = {rule for _, rule, _ in [*tally.going, *_kept_rows(tally)]}

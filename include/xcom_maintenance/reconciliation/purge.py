@@ -1,9 +1,10 @@
-"""Delete what has been in quarantine for long enough."""
+"""Delete what has been in quarantine long enough."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.reconciliation.job import ReconciliationJob
 from include.xcom_maintenance.sweep.quarantine import quarantined
@@ -11,7 +12,7 @@ from include.xcom_maintenance.sweep.sweep import Kept, Swept, ledger_of, sweep
 
 
 def purge(job: ReconciliationJob) -> int:
-    """Delete what has been in quarantine for ``quarantine_days``, unless a row refers to it after all.
+    """Delete what has been in quarantine for ``quarantine_days``, unless a row refers to it again.
 
     :returns: how many could not be deleted.
     """
@@ -27,8 +28,8 @@ def purge(job: ReconciliationJob) -> int:
                 into=swept,
                 blobs=job.quarantine_store,
                 metadata=job.metadata,
-                modified_before=cutoff,  # that is when it was copied
-                progress=Progress(job.log, "Blobs in quarantine looked at"),
+                modified_before=cutoff,  # the time of the copy
+                progress=Progress(job.log, "Quarantined blobs checked"),
                 ledger=ledger,
                 formats=settings.formats,
                 original=lambda key: key.partition("/")[2],
@@ -38,9 +39,9 @@ def purge(job: ReconciliationJob) -> int:
         report.headline["quarantined_blob_bytes_deleted"] = ledger.bytes["deleted"]
     if swept.left[Kept.REFERENCED]:
         report.warnings.append(
-            f"{swept.left[Kept.REFERENCED]:,} blobs in quarantine are meant by a value again and stay there: put them "
-            "back with xcom_restore."
+            f"Referenced by a row again, and so kept in quarantine: {counted(swept.left[Kept.REFERENCED], 'blob')}. "
+            "Use xcom_restore to put them back."
         )
     if swept.failed:
-        swept.describe(report, job.log, "Blobs that stay in quarantine", gone=ledger.blobs["deleted"])
+        swept.describe(report, job.log, "Blobs kept in quarantine", gone=ledger.blobs["deleted"])
     return swept.failed

@@ -156,6 +156,7 @@ def test_rules_are_tried_in_order_and_the_first_that_matches_decides(bundle: Bun
     going = {row["DAG"]: (row["rule"], row["reason"], row["rows"]) for row in plan if row["action"] == "delete"}
     assert going["hourly_a"] == (2, "beyond the newest max_runs runs", 4)
     assert going["other"] == (4, "older than max_age_days", 1)
+    assert {cut["rule"] for line in outcome.manifest("rows") for cut in line["cuts"]} == {2, 3, 4}
 
 
 def test_what_no_rule_matches_stays(bundle: Bundle, history: History) -> None:

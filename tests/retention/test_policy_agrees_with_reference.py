@@ -68,7 +68,7 @@ def _any(name: str, globs: list[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
-def _speaks_about(rule: dict[str, Any], dag_id: str, tags: frozenset[str], task_id: str, key: str) -> bool:
+def _applies(rule: dict[str, Any], dag_id: str, tags: frozenset[str], task_id: str, key: str) -> bool:
     return (
         _any(dag_id, rule.get("dag_ids", ["*"]))
         and not _any(dag_id, rule.get("exclude_dag_ids", []))
@@ -98,7 +98,7 @@ def _left(world: World, policy: dict[str, Any], now: datetime) -> tuple[set[Any]
         for row in run.rows:
             place = (run.dag_run_id, row.task_id, row.map_index, row.key)
             rules = enumerate(policy["retention"], 1)
-            found = next(((i, r) for i, r in rules if _speaks_about(r, run.dag_id, tags, row.task_id, row.key)), None)
+            found = next(((i, r) for i, r in rules if _applies(r, run.dag_id, tags, row.task_id, row.key)), None)
             reason = None
             if found is not None:
                 limits = defaults | found[1]

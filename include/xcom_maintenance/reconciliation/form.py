@@ -16,7 +16,7 @@ def fields() -> dict[str, Param]:
         ),
         "max_orphan_share": form.number(
             "Orphan limit (share)",
-            "A plan needs approval if a larger share of the blobs than this are orphans.",
+            "A plan needs approval if more than this share of the blobs are orphans.",
             exclusiveMinimum=0,
             maximum=1,
         ),

@@ -1,4 +1,4 @@
-"""Whether cleaning up works: rows that the retention policy would have taken days ago and that are still there."""
+"""Whether cleanup works: rows that the retention rules should have removed days ago but that are still there."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Overdue:
 
 
 def overdue(job: AuditJob) -> Overdue:
-    """What the policy of today would have deleted ``warn_overdue_days`` ago, counted by the same statements.
+    """What today's retention rules would have deleted ``warn_overdue_days`` ago, counted by the same statements.
 
-    Runs that went on for longer than that and have ended since are counted too, though no cleanup could delete them.
+    Runs that have only just finished after a long time are counted too, though no cleanup could have deleted them.
     """
     policy = policy_of(job, job.metadata.now() - timedelta(days=job.settings.warn_overdue_days))
     found = Overdue()

@@ -75,7 +75,7 @@ def test_an_approved_plan_is_carried_out(bundle: Bundle, history: History, old: 
     ("answer", "said"),
     [
         (Approval.REJECTED, "rejected by somebody"),
-        (Approval.TIMED_OUT, "rejected: nobody answered in time"),
+        (Approval.TIMED_OUT, "rejected: no answer in time"),
     ],
 )
 def test_a_plan_that_nobody_approved_changes_nothing_and_is_no_failure(
@@ -117,7 +117,7 @@ def test_for_unattended_use_a_large_plan_can_be_carried_out_unasked(
     bundle.variable = {"on_limit": "approve"}
     outcome = bundle.run(CLEANUP, **LARGE).succeeded()
     assert left(history, old) == []
-    assert outcome.report["approval"] == "not asked for: on_limit is approve"
+    assert outcome.report["approval"] == "not required: on_limit is approve"
     assert outcome.report["objections"][0]["setting"] == "max_delete_rows"
 
 
@@ -160,7 +160,7 @@ def test_a_mode_set_back_to_report_while_waiting_stops_an_approved_plan(
         bundle.apply(planned, run_id="r", mode="report", max_delete_rows=1)
     assert left(history, old) == old
     assert report(bundle)["status"] == "reported"
-    assert any("set back to report" in warning for warning in report(bundle)["warnings"])
+    assert any("changed back to report" in warning for warning in report(bundle)["warnings"])
 
 
 @pytest.mark.parametrize(("max_age_days", "stays"), [(25, 1), (40, 2), (2, 0)])

@@ -119,7 +119,7 @@ def test_a_database_that_stays_busy_is_left_for_the_next_run(
     with waiters(database, 1):
         outcome = bundle.run(CLEANUP, **ENFORCE).succeeded()
     assert len(history.rows()) == outcome.report["headline"]["rows_left"] == 3
-    assert any("the database stayed busy: 1 locks are waited for" in text for text in outcome.report["warnings"])
+    assert any("the database stayed busy: 1 lock wait (" in text for text in outcome.report["warnings"])
     bundle.run(CLEANUP, **ENFORCE).succeeded()
     assert history.rows() == set()
 
@@ -133,7 +133,7 @@ def test_a_restore_gives_way_too_and_says_that_it_is_not_done(
     monkeypatch.setattr(courtesies, "_PATIENCE", 0.4)
     with waiters(database, 1):
         outcome = bundle.run(RESTORE, mode="enforce", archive=archive)
-    assert "the database stayed busy: 1 locks are waited for" in outcome.report["error"]["message"]
+    assert "the database stayed busy: 1 lock wait (" in outcome.report["error"]["message"]
     assert history.rows() == set()
     bundle.run(RESTORE, mode="enforce", archive=archive).succeeded()
     assert len(history.rows()) == 1
@@ -252,7 +252,7 @@ def test_the_owner_vacuums_and_the_report_says_what_that_gave_back(
     bundle.variable = {"vacuum": True}
     outcome = bundle.run(CLEANUP, **ENFORCE).succeeded()
     parts = outcome.table("VACUUM")
-    assert [row["part of the table"] for row in parts] == ["rows", "large values (TOAST)", "indexes", "all"]
+    assert [row["part of the table"] for row in parts] == ["rows", "large values (TOAST)", "indexes", "total"]
     assert "vacuum" in [phase["name"] for phase in outcome.report["phases"]]
     with database.connect(autocommit=True) as connection:
         found = connection.execute("SELECT pg_stat_get_vacuum_count('xcom'::regclass)").fetchone()

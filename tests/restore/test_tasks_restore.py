@@ -249,13 +249,13 @@ def test_no_archive_chosen_says_what_there_is(bundle: Bundle, history: History, 
     some_rows(history)
     archive_rows(history, root)
     for archive in ({}, {"archive": ""}, {"archive": "xcom_cleanup/no-such-run"}, {"archive": "../archive"}):
-        report = fails(bundle, history, "(setting: archive)", f"there is {FOLDER}", **archive)
+        report = fails(bundle, history, "(setting: archive)", f": {FOLDER}", **archive)
         assert report["error"]["setting"] == "archive"
 
 
 def test_a_relative_archive_without_an_archive_path(bundle: Bundle, history: History) -> None:
     fails(bundle, history, "archive_path, which is not set", "whole address", archive=FOLDER)
-    fails(bundle, history, "not said which archive", archive="")
+    fails(bundle, history, "No archive was chosen", archive="")
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_a_role_without_the_right_to_insert(bundle: Bundle, history: History, ro
         ({"task_ids": [""]}, "task_ids"),
         ({"mode": "restore"}, "'report' or 'enforce'"),
         ({"dags_ids": "a"}, "Did you mean 'dag_ids'?"),
-        ({"archive": 7}, "archive from the trigger form: must be a text"),
+        ({"archive": 7}, "archive from the trigger form: must be a string"),
     ],
 )
 def test_a_wrong_field_of_the_restore_form(

@@ -38,7 +38,7 @@ def test_a_cut_blob_is_an_error_wherever_it_is_cut(on_files: Path, configure: Co
     whole = file.read_bytes()
     for length in [0, 1, 7, 8, 9, 55, 56, 57, 100, len(whole) // 2, len(whole) - 1]:
         file.write_bytes(whole[:length])
-        with pytest.raises(BlobDamaged, match="is cut off: it has"):
+        with pytest.raises(BlobDamaged, match="is truncated: it has"):
             pull(row)
     file.write_bytes(whole + b"x")
     with pytest.raises(BlobDamaged, match="1 more than were written"):
@@ -215,13 +215,13 @@ def test_former_base_paths_stay_readable(on_files: Path, configure: Configure, t
         ({"path": "s3://bucket"}, "a prefix of their own"),
         ({"path": "s3://bucket/a/../b"}, "'..'"),
         ({"path": "ftp://bucket/x"}, "s3, gs, abfs or file"),
-        ({"path": "s3://key:secret@bucket/x"}, "no id of a Connection"),
-        ({"compression": "brotli"}, "none of zstd, gzip, lz4, none"),
+        ({"path": "s3://key:secret@bucket/x"}, "not a Connection id"),
+        ({"compression": "brotli"}, "not one of zstd, gzip, lz4, none"),
         ({"threshold": "-1"}, "threshold"),
         ({"threshold": "48 KB"}, "threshold"),
         ({"encrypt_inline": "true"}, "no encryption_keys"),
         ({"encrypt_inline": "perhaps"}, "neither true nor false"),
-        ({"encryption_keys": "new"}, "entry 1 is not of the form id:key"),
+        ({"encryption_keys": "new"}, "entry 1 does not have the form id:key"),
         ({"encryption_keys": "new:c2VjcmV0"}, "'new' is not 32 bytes"),
         ({"encryption_keys": f"new:{KEYS['new']},new:{KEYS['old']}"}, "occurs twice"),
         ({"encryption_keys_file": "/nowhere"}, "cannot be read"),

@@ -99,12 +99,18 @@ def _problem(problem: Any, sources: Mapping[str, str], not_shown: frozenset[str]
         message = "must not be empty"
     if not problem["loc"]:  # about several settings at once
         return message
-    path = ".".join(str(part) for part in problem["loc"])
+    path = _path(problem["loc"])
     given = problem.get("input")
     shown = isinstance(given, int | float | str) and problem["loc"][0] not in not_shown
     return f"{path} from the {sources.get(str(problem['loc'][0]), 'default')}: {message}" + (
         f" (given: {given!r})" if shown else ""
     )
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """Where a wrong value stands: ``retention, rule 2, max_age_days``. Rules and items are numbered from 1."""
+    item = "rule" if location[0] == "retention" else "item"
+    return ", ".join(f"{item} {part + 1}" if isinstance(part, int) else part for part in location)
 
 
 def _remedy(kind: type[CommonSettings], name: str) -> str:

@@ -74,7 +74,7 @@ def test_without_its_provider_a_store_names_the_package(base: str, package: str)
         ({"blob_base_path": "abfs://container@account.dfs.core.windows.net/xcom"}, "abfs://conn_id@container/prefix"),
         ({"blob_base_path": "gs://nobody@bucket/xcom"}, "no Connection 'nobody'"),
         ({"blob_base_path": "abfs://nobody@container/xcom"}, "no Connection 'nobody'"),
-        ({"blob_base_path": "ftp://bucket/xcom"}, "gs://, abfs:// and file://"),
+        ({"blob_base_path": "ftp://bucket/xcom"}, "gs://, abfs:// or file://"),
         ({"blob_base_path": "gs://bucket/xcom", "inventory_manifest": "s3://a/b"}, "inventory_manifest"),
         ({"blob_base_path": "s3://bucket/xcom", "inventory_manifest": "s3://a"}, "inventory_manifest"),
     ],

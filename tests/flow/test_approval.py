@@ -265,7 +265,7 @@ def test_a_run_whose_plan_failed_is_told_once_and_not_green(bundle: Bundle, tmp_
     outcome = bundle.run(CLEANUP, run_id="r", metadata_conn_id="nowhere", **LARGE)
     assert outcome.error is not None
     fails(bundle, "plan", outcome.error)
-    with pytest.raises(AirflowFailException, match="there is no plan") as raised:
+    with pytest.raises(AirflowFailException, match="There is no plan") as raised:
         bundle.task(CLEANUP, "finish", None, None, run_id="r", metadata_conn_id="nowhere", **LARGE)
     fails(bundle, "finish", raised.value)
     assert lines.events() == ["failure"]

@@ -480,7 +480,9 @@ def test_without_the_backend_the_report_says_what_could_be_gained_and_no_mode_mo
     assert report["headline"]["rows_to_move"] == 1
     assert report["headline"]["threshold_bytes"] == 48 * 1024
     assert report["headline"]["compression_ratio_expected"] > 2
-    assert "uses the XCom backend airflow.sdk.bases.xcom.BaseXCom, so nothing is moved" in report["warnings"][0]
+    assert (
+        "The configured XCom backend is airflow.sdk.bases.xcom.BaseXCom, so nothing is moved" in report["warnings"][0]
+    )
 
 
 class Broken(XComBlobBackend):
@@ -514,7 +516,7 @@ def test_the_canary_is_sent_by_the_worker_that_moves_too(
     conf = {"mode": "enforce", "offload_threshold_bytes": THRESHOLD}
     planned = bundle.task(DAG_ID, "plan", run_id="r", **conf)
     configure(backend=f"{__name__}.Broken")
-    with pytest.raises(Exception, match="cannot read what rows would hold"):
+    with pytest.raises(Exception, match="could not read the moved values"):
         bundle.task(DAG_ID, "apply", planned, run_id="r", **conf)
     configure()
     planned = bundle.task(DAG_ID, "plan", run_id="s", **conf)

@@ -347,7 +347,7 @@ def test_canaries_go_through_the_real_backend_and_leave_nothing_behind(deploymen
             {"metadata_conn_id": "nowhere"},
             ["no Connection 'nowhere'", "setting: metadata_conn_id", "AIRFLOW_CONN_NOWHERE"],
         ),
-        ({"metadata_conn_id": "wrong_password"}, ["refused the login and password", "metadata_conn_id=wrong_password"]),
+        ({"metadata_conn_id": "wrong_password"}, ["rejected the login or password", "metadata_conn_id=wrong_password"]),
         ({"blob_base_path": "s3://aws_xcom@no-such-bucket/x"}, ["'no-such-bucket'", "setting: blob_base_path"]),
         ({"max_aeg_days": 1}, ["Did you mean 'max_age_days'?"]),
     ],

@@ -521,7 +521,7 @@ def test_the_canary_is_sent_by_the_worker_that_moves_too(
     configure()
     planned = bundle.task(DAG_ID, "plan", run_id="s", **conf)
     configure(backend="airflow.sdk.bases.xcom.BaseXCom")
-    with pytest.raises(Exception, match="uses another XCom backend than where the plan was made"):
+    with pytest.raises(Exception, match="uses a different XCom backend from the one that planned"):
         bundle.task(DAG_ID, "apply", planned, run_id="s", **conf)
     assert contents(history) == before
 

@@ -254,7 +254,7 @@ def test_no_archive_chosen_says_what_there_is(bundle: Bundle, history: History, 
 
 
 def test_a_relative_archive_without_an_archive_path(bundle: Bundle, history: History) -> None:
-    fails(bundle, history, "archive_path, which is not set", "whole address", archive=FOLDER)
+    fails(bundle, history, "archive_path, which is not set", "full URL", archive=FOLDER)
     fails(bundle, history, "No archive was chosen", archive="")
 
 
@@ -264,7 +264,7 @@ def test_a_relative_archive_without_an_archive_path(bundle: Bundle, history: His
         ("s3://aws_xcom@no-such-bucket/archive", "cannot be read"),
         ("file:///no/such/folder", "There is no archive at"),
         ("nonsense://x/y", "cannot be "),  # used; Airflow 3.1 finds out when it reads
-        ("s3://AKIA:secret-17@bucket/x", "keys belong into a Connection"),
+        ("s3://AKIA:secret-17@bucket/x", "credentials belong in a Connection"),
         ("file:///tmp/../etc", "'..'"),
     ],
 )
@@ -285,10 +285,10 @@ def test_a_folder_without_an_archive_in_it(bundle: Bundle, history: History, roo
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"plain", "not compressed by gzip"),
-        (gzip.compress(b'{"value": "secret-17"}\n'), "does not begin with a header"),
+        (b"plain", "not gzip-compressed"),
+        (gzip.compress(b'{"value": "secret-17"}\n'), "it has no header"),
         (gzip.compress(b'{"kind":"header","format":9,"database":"","dag_id":"","run_id":"","archived_at":""}\n'),
-         "format that is not known"),
+         "has an unknown format"),
     ],
     ids=["plain", "no_header", "another_format"],
 )  # fmt: skip
@@ -370,7 +370,14 @@ def test_what_to_restore_is_said_in_the_form_and_nowhere_else(bundle: Bundle, hi
 
 
 def test_an_archive_path_below_the_blob_base_path_is_refused(bundle: Bundle, bucket: Bucket, history: History) -> None:
-    fails(bundle, history, "archive_path", "beside the blobs", archive=FOLDER, archive_path=f"{bucket.base}/archive")
+    fails(
+        bundle,
+        history,
+        "archive_path",
+        "outside the blob base path",
+        archive=FOLDER,
+        archive_path=f"{bucket.base}/archive",
+    )
 
 
 def test_no_value_shows_in_the_report_the_manifest_or_the_log_of_a_restore(

@@ -16,7 +16,7 @@ from xcom_blob_backend import XComBlobBackend
 from xcom_blob_backend.errors import BlobDamaged, BlobMissing
 from xcom_blob_backend.reference import BlobReference, SealedValue
 
-from include.xcom_maintenance.blobs import opening as stores
+from include.xcom_maintenance.settings import sources
 from local_stack.s3 import RcloneS3
 from tests.backend.conftest import AT, KEYS, Configure, files_in, pull, push
 from tests.backend.stored import in_bucket
@@ -160,7 +160,7 @@ def test_the_maintenance_dags_find_the_blobs_of_the_backend_that_is_configured(
     on_files: Path, stock: Stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stock.configure("s3://aws@bucket/stock")
-    assert stores.airflow_layers()[0].values == {"blob_base_path": "s3://aws@bucket/stock"}
+    assert sources.airflow_layers()[0].values == {"blob_base_path": "s3://aws@bucket/stock"}
     monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", "xcom_blob_backend.XComBlobBackend")
-    layer = stores.airflow_layers()[0]
+    layer = sources.airflow_layers()[0]
     assert (layer.name, dict(layer.values)) == ("[xcom_blob_backend] path", {"blob_base_path": f"file://{on_files}"})

@@ -366,7 +366,7 @@ def test_a_wrong_field_of_the_restore_form(
 
 def test_what_to_restore_is_said_in_the_form_and_nowhere_else(bundle: Bundle, history: History, root: str) -> None:
     bundle.variable["archive"] = FOLDER  # type: ignore[index]
-    fails(bundle, history, "There is no setting 'archive'", "Variable xcom_maintenance")
+    fails(bundle, history, "Unknown setting 'archive'", "Variable xcom_maintenance")
 
 
 def test_an_archive_path_below_the_blob_base_path_is_refused(bundle: Bundle, bucket: Bucket, history: History) -> None:

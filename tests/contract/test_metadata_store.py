@@ -12,12 +12,14 @@ from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavai
 from include.xcom_maintenance.core.records import Coordinates
 from include.xcom_maintenance.core.reference_formats import HEX as ANY_HEX
 from include.xcom_maintenance.core.reference_formats import KNOWN, layout
+from include.xcom_maintenance.core.references import reference_in
 from include.xcom_maintenance.core.runs import Cut, Doomed
 from include.xcom_maintenance.metadata.ports import MetadataStore
 from include.xcom_maintenance.metadata.ports.reconciliation import UnparsableReference
 from include.xcom_maintenance.metadata.postgres.schema import KNOWN_REVISIONS
 from include.xcom_maintenance.reconciliation.causes import Cause, cause_of
 from tests.conftest import Database
+from tests.core.test_references import ELSEWHERE, NONE, REFERENCES
 from tests.support.history import NOW, History, SeededRun, days_ago
 
 BASE = BasePath.parse("s3://aws_xcom@bucket/xcom", setting="blob_base_path")
@@ -180,6 +182,26 @@ def test_doomed_references_are_those_of_the_rows_that_go(store: MetadataStore, h
         (f"a/r/t/{BLOB}", "old"),
         (f"a/r/t/{BLOB}.gz", "without connection"),
     }
+
+
+def test_nobody_who_asks_overlooks_a_form_of_a_reference(store: MetadataStore, history: History) -> None:
+    """The cleanup, the audit, the reconciliation and the core say the same of every value."""
+    run = history.run("a", 20)
+    values = [value for value, *_ in REFERENCES] + ELSEWHERE + [value for value in NONE if value is not None]
+    values.append({"bucket": "bucket", "key": f"xcom/a/r/t/{BLOB}", "much": ["x" * n for n in range(100)]})
+    expected = {}
+    for number, value in enumerate(values):
+        history.xcom(run, value, age_days=20, key=f"k{number}")
+        found = reference_in(json.dumps(value))
+        key = found.below(BASE) if found is not None and found.says_where else None
+        if key is not None and KNOWN.read(key) is not None:
+            expected[f"k{number}"] = key
+    assert len(expected) == 7
+    for whole in (store.doomed_references(older_than(run), BASE), store.whole_references(BASE)):
+        assert {reference.xcom_key: reference.key for reference in whole} == expected
+    assert {r.xcom_key: r.key for r in store.references(BASE) if r.whole} == expected
+    keys = [reference.key for reference in store.whole_references(BASE)]
+    assert keys == sorted(keys, key=str.encode)
 
 
 def test_references_are_found_wherever_they_stand(store: MetadataStore, history: History) -> None:

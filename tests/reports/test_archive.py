@@ -297,6 +297,16 @@ def test_the_value_of_a_row_is_read_only_if_it_is_a_short_text() -> None:
         assert "xxx" not in repr(parse_row(line(value=value)))
 
 
+def test_no_short_object_that_may_be_a_reference_is_overlooked_and_no_large_one_is_read() -> None:
+    held = '{"__data__": {"uri": "s3://b/\\u00e4{[\\"", "bytes": 1}, "__classname__": "x"}'
+    assert parse_row(line(value=held)).value == held
+    early = line(value="1").replace('"row":{', f'"row":{{"value":{held},').replace('"value":1,', "")
+    assert parse_row(early).value == held
+    for large in ('{"x": "' + "y" * 5_000 + '"}', '{"x": ' + "[" * 3_000 + "]" * 3_000 + "}", "[{}]", "1", "null"):
+        assert parse_row(line(value=large)).value is None
+        assert "yyy" not in repr(parse_row(line(value=large)))
+
+
 def test_the_order_of_the_columns_does_not_matter() -> None:
     value = json.dumps({"dag_id": "no", "b": ['}"]\\', {"run_id": 'a"}]'}]})
     row = parse_row(

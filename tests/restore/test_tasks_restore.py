@@ -63,6 +63,11 @@ def fails(bundle: Bundle, history: History, *expected: str, **conf: Any) -> dict
     return outcome.report
 
 
+def own_row(uri: str, **data: Any) -> dict[str, Any]:
+    """What this project's own backend writes instead of a value."""
+    return {"__classname__": "xcom_blob_backend.BlobReference", "__version__": 1, "__data__": {**data, "uri": uri}}
+
+
 # -- what returns --------------------------------------------------
 
 
@@ -167,6 +172,57 @@ def test_a_row_whose_blob_is_gone_does_not_return(bundle: Bundle, bucket: Bucket
     assert {key for *_, key in history.rows()} == {"kept", "a mention", "elsewhere"}
     assert outcome.report["headline"]["rows_whose_blob_is_gone"] == 1
     assert [row["blob missing"] for row in outcome.table("Archived rows, by DAG")] == [1]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda uri: uri,
+        lambda uri: uri.replace("s3://aws_xcom@", "s3a://"),
+        own_row,
+        lambda uri: own_row(uri.replace("aws_xcom@", ""), stored_bytes=7, bytes=70, extra="x" * 900),
+        lambda uri: {"bucket": uri.split("@")[1].split("/")[0], "s3_key": uri.split("@")[1].split("/", 1)[1]},
+        lambda uri: {"Key": uri.split("@")[1].split("/", 1)[1], "Bucket": uri.split("@")[1].split("/")[0], "size": 1},
+    ],
+    ids=["stock", "another spelling", "own", "own, with more", "bucket and key", "as boto3 names them"],
+)
+@pytest.mark.parametrize("map_index", [-1, 3])
+def test_no_row_returns_whose_blob_was_purged_in_whatever_form_it_refers_to_it(
+    bundle: Bundle, bucket: Bucket, history: History, root: str, form: Any, map_index: int
+) -> None:
+    run = history.run("a", 30)
+    kept, gone = (bucket.blob(run, age_days=30) for _ in range(2))
+    for key, uri in (("kept", kept), ("gone", gone), ("a mention", None)):
+        value = {"of": [form(gone)]} if uri is None else form(uri)
+        history.xcom(run, value, age_days=30, key=key, map_index=map_index)
+    archive_rows(history, root)
+    bucket.client.delete_object(Bucket=bucket.name, Key=gone.split(f"@{bucket.name}/")[1])
+    reported = bundle.run(RESTORE, archive=FOLDER).succeeded().report["headline"]
+    assert (reported["rows_to_restore"], reported["rows_whose_blob_is_gone"]) == (2, 1)
+    restored = restore(bundle).succeeded().report["headline"]
+    assert {key for *_, key in history.rows()} == {"kept", "a mention"}
+    assert (restored["rows_restored"], restored["rows_whose_blob_is_gone"]) == (2, 1)
+
+
+def test_no_row_returns_unsaid_whose_blob_nobody_can_look_for(
+    bundle: Bundle, bucket: Bucket, history: History, root: str
+) -> None:
+    run = history.run("a", 30)
+    name = f"s3_xcom_{uuid.uuid4()}"
+    values: dict[str, Any] = {
+        "bare": f"s3_xcom_{uuid.uuid4()}",
+        "bare, and there": name,
+        "another base path": own_row(f"s3://elsewhere/xcom/a/r/t/{uuid.uuid4()}.xcb"),
+        "a user's own address": "https://example.org/x",
+    }
+    bucket.put(f"xcom/{name}")
+    for key, value in values.items():
+        history.xcom(run, value, age_days=30, key=key)
+    archive_rows(history, root)
+    outcome = restore(bundle).succeeded()
+    assert {key for *_, key in history.rows()} == set(values)
+    [warning] = [warning for warning in outcome.report["warnings"] if "Nobody looks whether it is" in warning]
+    assert warning.startswith("2 rows")
 
 
 def test_a_run_deleted_between_plan_and_apply_does_no_harm(bundle: Bundle, history: History, root: str) -> None:

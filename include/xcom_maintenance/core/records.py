@@ -5,6 +5,7 @@ Those that come by the thousand are named tuples, which are made four times as f
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -71,10 +72,15 @@ class ArchivedRow:
     task_id: str
     map_index: int
     key: str
-    #: The value if it is a short text, which may be a reference.
-    text: str | None = field(repr=False)
+    #: The value as JSON if it is short, and a text or an object: it may be a reference.
+    value: str | None = field(repr=False)
     #: The whole line, for the database to read.
     line: str = field(repr=False)
+
+    @property
+    def text(self) -> str | None:
+        """The value if it is a short text."""
+        return json.loads(self.value) if self.value is not None and self.value.startswith('"') else None
 
 
 @dataclass(frozen=True, slots=True)

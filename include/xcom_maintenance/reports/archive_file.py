@@ -13,13 +13,12 @@ from typing import IO, Any
 
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
 from include.xcom_maintenance.core.records import ArchivedRow
+from include.xcom_maintenance.core.references import LONGEST
 
 FORMAT = 1
 SUFFIX = ".jsonl.gz"
 #: The longest line that is read: Postgres takes no longer text.
 _LONGEST_LINE = 2**30
-#: A value above this many characters is no reference: a key of S3 has 1,024 bytes at most.
-_LONGEST_REFERENCE = 4_096
 _HEADER = b'{"kind":"header",'
 _ROW = re.compile(r'\{"kind":"row","sql_null":(?:true|false),"row":\{')
 _END = re.compile(rb'\{"kind":"end","rows":(\d+)\}\n')
@@ -176,7 +175,7 @@ class _Readable:
 
 
 def parse_row(line: str) -> ArchivedRow:
-    """Read where a row belongs, and its value only if that is a short text; the rest is the database's to read.
+    """Read where a row belongs, and its value only if that may be a reference; the rest is the database's to read.
 
     :raises ValueError, KeyError, IndexError: if it is no row.
     """
@@ -190,21 +189,29 @@ def parse_row(line: str) -> ArchivedRow:
         if name is None or line[name.end()] != ":":
             raise ValueError
         column, start = json.loads(name.group()), name.end() + 1
-        nested = line[start] in "[{"
-        if nested and column == "value" and found.keys() >= set(_PLACE):
+        if column == "value" and line[start] in "[{" and found.keys() >= set(_PLACE):
+            found[column] = _short_object(line, start)
             break
         at = _end_of(line, start)
-        found[column] = "" if nested else line[start:at]
+        found[column] = line[start:at]
         if line[at] not in ",}":
             raise ValueError
         at += 1
     value = found.get("value", "")
-    short = value.startswith('"') and len(value) <= _LONGEST_REFERENCE
+    short = value.startswith(('"', "{")) and len(value) <= LONGEST
     dag_id, run_id, task_id, map_index, key = (json.loads(found[name]) for name in _PLACE)
     names = (dag_id, run_id, task_id, key)
     if not isinstance(map_index, int) or not all(isinstance(name, str) for name in names):
         raise ValueError
-    return ArchivedRow(dag_id, run_id, task_id, map_index, key, json.loads(value) if short else None, line)
+    return ArchivedRow(dag_id, run_id, task_id, map_index, key, value if short else None, line)
+
+
+def _short_object(line: str, start: int) -> str:
+    """The object that starts here, if it is short; a large value is not read any further."""
+    try:
+        return line[start : _end_of(line[: start + LONGEST], start)] if line[start] == "{" else ""
+    except ValueError:
+        return ""
 
 
 def _end_of(line: str, start: int) -> int:

@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from include.xcom_maintenance.blobs.port import BlobStore
-from include.xcom_maintenance.core.blob_uri import BlobUri, InvalidBlobUri
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
 from include.xcom_maintenance.core.records import ArchivedRow
+from include.xcom_maintenance.core.references import reference_in
 from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.courtesy import Courtesy
 from include.xcom_maintenance.flow.guard import Objection
@@ -57,7 +56,8 @@ def plan(job: RestoreJob) -> None:
             before = found.total()
             if header is None or header.database == job.identity.owner:
                 for rows in _batches(job, file):
-                    found.update((row.dag_id, outcome) for row, outcome in zip(rows, _outcomes(job, rows), strict=True))
+                    outcomes = _outcomes(job, rows, figures)
+                    found.update((row.dag_id, outcome) for row, outcome in zip(rows, outcomes, strict=True))
                     progress.add(len(rows))
                 figures["rows_not_chosen"] += file.rows - (found.total() - before)
             else:
@@ -84,32 +84,32 @@ def _count(file: ArchiveFile) -> int:
     return file.rows
 
 
-def _outcomes(job: RestoreJob, rows: Sequence[ArchivedRow]) -> list[str]:
-    """The outcome for each row now: a ``Return``, or that its blob is missing."""
+def _outcomes(job: RestoreJob, rows: Sequence[ArchivedRow], figures: Counter[str] | None = None) -> list[str]:
+    """What would become of each row now: a ``Return``, or that its blob is gone.
+
+    :param figures: counts the rows that can return and whose blob nobody can look for.
+    """
     outcomes: list[str] = list(job.metadata.restorable(rows))
-    if job.blobs is not None:
-        keys = {
-            number: key
-            for number, row in enumerate(rows)
-            if outcomes[number] == Return.POSSIBLE and (key := _blob_of(row, job.blobs)) is not None
-        }
-        there = {blob.key for blob in job.blobs.head(list(dict.fromkeys(keys.values())))} if keys else set()
-        for number, key in keys.items():
-            if key not in there:
-                # A task that pulls it would get the path as its value.
-                outcomes[number] = _BLOB_MISSING
+    if job.blobs is None:
+        return outcomes
+    possible = (number for number, outcome in enumerate(outcomes) if outcome == Return.POSSIBLE)
+    held = {number: found for number in possible if (found := reference_in(rows[number].value)) is not None}
+    keys = {number: key for number, found in held.items() if (key := found.below(job.blobs.base)) is not None}
+    there = {blob.key for blob in job.blobs.head(list(dict.fromkeys(keys.values())))} if keys else set()
+    unknown = 0
+    for number, found in held.items():
+        if number in keys and keys[number] in there:
+            continue
+        if number in keys and found.says_where:
+            # A task that pulls it would be given the path as if that were the value, or fail.
+            outcomes[number] = _BLOB_MISSING
+        else:
+            # A bare key, whose blob may lie anywhere; and what our own backend keeps below another path. Any other
+            # address may be a user's own text.
+            unknown += found.own or not found.says_where
+    if figures is not None:
+        figures["unknown_blobs"] += unknown
     return outcomes
-
-
-def _blob_of(row: ArchivedRow, blobs: BlobStore) -> str | None:
-    """The key of the blob that is the row's whole value, if it lies below the base path."""
-    if row.text is None:
-        return None
-    try:
-        uri = BlobUri.parse(row.text)
-    except InvalidBlobUri:
-        return None
-    return uri.key.removeprefix(blobs.base.prefix) if blobs.base.contains(uri) else None
 
 
 def _describe(job: RestoreJob, found: Counter[tuple[str, str]], figures: Counter[str]) -> None:
@@ -142,6 +142,11 @@ def _describe(job: RestoreJob, found: Counter[tuple[str, str]], figures: Counter
         report.warnings.append(
             "No blob store is configured (blob_base_path, or [common.io] xcom_objectstorage_path), so the plan does "
             "not check whether the blobs that the rows refer to still exist."
+        )
+    if figures["unknown_blobs"]:
+        report.warnings.append(
+            f"{counted(figures['unknown_blobs'], 'row')} to restore refer to a blob that is not below the blob base "
+            "path, as far as the rows say where it is. Nobody looks whether it is still there."
         )
     _warn_of_the_next_cleanup(job, found)
     job.log.info("Plan: %s", ", ".join(f"{name}: {value:,}" for name, value in report.headline.items()))

@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
-from include.xcom_maintenance.core.blob_uri import BlobUri, InvalidBlobUri
 from include.xcom_maintenance.core.errors import MaintenanceError
+from include.xcom_maintenance.core.references import reference_of
 from include.xcom_maintenance.metadata.ports.size_audit import AuditMetadata, StoredValue
 
 log = logging.getLogger("xcom_maintenance")
@@ -45,15 +45,12 @@ class TaskChannel:
         return self._metadata.stored(key=key, **self._place())
 
     def blob_bytes(self, reference: str) -> int | None:
-        try:
-            uri = BlobUri.parse(reference)
-        except InvalidBlobUri:
-            return None
-        if self._blobs is None or not self._blobs.base.contains(uri):
+        found = reference_of(reference)
+        key = found.below(self._blobs.base) if found is not None and self._blobs is not None else None
+        if self._blobs is None or key is None:
             return None
         # Where the blobs cannot be looked at, only their size remains unknown.
         with suppress(MaintenanceError):
-            key = uri.key.removeprefix(self._blobs.base.prefix)
             return next((blob.size for blob in self._blobs.head([key])), None)
         return None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,11 +18,10 @@ from include.xcom_maintenance.core.table_figures import (
     LogicalSizes,
     SizeGroup,
 )
-from include.xcom_maintenance.metadata.ports.reconciliation import UnparsableReference
 from include.xcom_maintenance.metadata.ports.size_audit import StoredValue
 from include.xcom_maintenance.metadata.postgres import references as refs
 from include.xcom_maintenance.metadata.postgres.base import Connected
-from include.xcom_maintenance.metadata.postgres.rows import ADDRESS
+from include.xcom_maintenance.metadata.postgres.rows import ADDRESS, IS_SHORT
 
 _STORED = "pg_column_size(value)"
 #: A value that takes more than this is not read to learn how long its text is; it counts with what is stored of it.
@@ -147,12 +145,11 @@ WHERE dag_id = %(dag_id)s AND task_id = %(task_id)s AND run_id = %(run_id)s AND 
 #: A column of a later version may be missing in an older one.
 _DAGS = "SELECT d.dag_id, coalesce((to_jsonb(d) ->> 'is_stale')::boolean, false) FROM dag d"
 
-#: Values that are as a whole a path below the base path, sorted. Only short values can be one, so no large value is
-#: read: CASE keeps the order of the tests.
+#: Values that may as a whole refer to a blob below the base path, sorted by its key. CASE keeps the order of the tests.
 WHOLE_REFERENCES = f"""
-SELECT dag_id, run_id, task_id, map_index, key, {_moment("timestamp")}, size, address
+SELECT dag_id, run_id, task_id, map_index, key, {_moment("timestamp")}, size, value::text
 FROM (
-    SELECT x.*, pg_column_size(x.value) AS size, CASE WHEN pg_column_size(x.value) <= 1500 THEN {ADDRESS} END AS address
+    SELECT x.*, pg_column_size(x.value) AS size, CASE WHEN {IS_SHORT} THEN {ADDRESS} END AS address
     FROM xcom x
 ) found
 WHERE position(%(marker)s IN address) > 0
@@ -234,13 +231,9 @@ class AuditQueries(Connected):
 
     def whole_references(self, base: BasePath) -> Iterator[RowReference]:
         for *place, size, text in self._session.stream(WHOLE_REFERENCES, {"marker": base.marker}):
-            # One that cannot be read names no blob that a backend wrote.
-            with suppress(UnparsableReference):
-                found = refs.by_uri(
-                    ("xcom", *place), text, stored_bytes=size, entire=True, whole=True, base=base, formats=self._formats
-                )
-                if found is not None and found.whole:
-                    yield found
+            found = refs.held(("xcom", *place), text, stored_bytes=size, base=base, formats=self._formats)
+            if found is not None and found.whole:
+                yield found
 
     def stored(self, dag_id: str, run_id: str, task_id: str, map_index: int, key: str) -> StoredValue | None:
         place = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index, "key": key}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -12,7 +11,6 @@ from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.records import RowReference
 from include.xcom_maintenance.core.runs import Doomed
 from include.xcom_maintenance.metadata.ports.cleanup import Deleted
-from include.xcom_maintenance.metadata.ports.reconciliation import UnparsableReference
 from include.xcom_maintenance.metadata.ports.shared import OpenArchive
 from include.xcom_maintenance.metadata.postgres import references as refs
 from include.xcom_maintenance.metadata.postgres.archive import RETURNING, copy_deleted
@@ -30,13 +28,9 @@ class CleanupQueries(RetentionQueries):
             for wanted in self._retentions(doomed)
         )
         for *place, size, text in chain.from_iterable(found_in_cuts):
-            # One that cannot be read names no blob that a backend wrote.
-            with suppress(UnparsableReference):
-                found = refs.by_uri(
-                    ("xcom", *place), text, stored_bytes=size, entire=True, whole=True, base=base, formats=self._formats
-                )
-                if found is not None:
-                    yield found
+            found = refs.held(("xcom", *place), text, stored_bytes=size, base=base, formats=self._formats)
+            if found is not None:
+                yield found
 
     def delete(
         self,

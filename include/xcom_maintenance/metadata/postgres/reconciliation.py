@@ -11,10 +11,11 @@ from include.xcom_maintenance.metadata.ports.reconciliation import Circumstances
 from include.xcom_maintenance.metadata.ports.shared import OpenArchive
 from include.xcom_maintenance.metadata.postgres.archive import RETURNING, copy_deleted
 from include.xcom_maintenance.metadata.postgres.base import Connected
+from include.xcom_maintenance.metadata.postgres.rows import ADDRESS, IS_SHORT
 from include.xcom_maintenance.metadata.postgres.states import LOCK_RUNS, STATES, UNFINISHED
 
 #: By the indexes of each table: the cost is that of the places asked about. Only short values are read.
-_CIRCUMSTANCES = """
+_CIRCUMSTANCES = f"""
 SELECT c.number, EXISTS (SELECT FROM dag WHERE dag.dag_id = c.dag_id), r.id IS NOT NULL, t.instances > 0,
        coalesce(t.succeeded, false), t.started, x.newest_reference, coalesce(x.elsewhere, false)
 FROM unnest(%(dag_ids)s::text[], %(run_ids)s::text[], %(task_ids)s::text[])
@@ -29,10 +30,8 @@ CROSS JOIN LATERAL (
            bool_or(position(%(marker)s IN text) = 0
                    AND position('/' || concat_ws('/', c.dag_id, c.run_id, c.task_id) || '/' IN text) > 0) AS elsewhere
     FROM (
-        SELECT timestamp, CASE WHEN pg_column_size(value) <= 1500 THEN
-            CASE WHEN jsonb_typeof(value) = 'string' THEN value #>> '{}'
-                 WHEN jsonb_typeof(value) = 'object' THEN value #>> '{__data__,uri}' END END AS text
-        FROM xcom WHERE dag_run_id = r.id AND task_id = c.task_id
+        SELECT timestamp, CASE WHEN {IS_SHORT} THEN {ADDRESS} END AS text
+        FROM xcom x WHERE dag_run_id = r.id AND task_id = c.task_id
     ) rows
 ) x"""
 

@@ -14,6 +14,7 @@ from typing import Any
 from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri, InvalidBlobUri
 from include.xcom_maintenance.core.records import RowReference
 from include.xcom_maintenance.core.reference_formats import HEX, UUID, BlobName, Formats
+from include.xcom_maintenance.core.references import BUCKET_NAMES, KEY_NAMES, LONGEST, reference_in
 from include.xcom_maintenance.metadata.ports.reconciliation import UnparsableReference
 from include.xcom_maintenance.metadata.postgres import rows as sql
 from include.xcom_maintenance.metadata.postgres.base import Connected
@@ -22,14 +23,14 @@ from include.xcom_maintenance.metadata.postgres.schema import REQUIRED_COLUMNS
 #: Every JSON string that contains the base path is taken whole, and cut at white space and quotes too, so that a path
 #: in a sentence counts. What is carried on is short, however long the value: no longer than any path.
 _URIS = r"""
-SELECT {columns}, t.size, left(t.ref, 4096) AS ref, t.entire, t.entire AND t.top_level AS whole,
+SELECT {columns}, t.size, left(t.ref, 4096) AS ref, t.entire, t.entire AND t.held AS whole,
        substr(left(t.ref, 4096), position(%(marker)s IN t.ref) + length(%(marker)s)) AS blob_key
 FROM (
-    SELECT {inner_columns}, s.size, s.top_level, piece.ref, piece.entire
+    SELECT {inner_columns}, s.size, s.is_string OR coalesce(s.own = s.token, false) AS held, piece.ref, piece.entire
     FROM (
         SELECT {inner_columns}, coalesce(pg_column_size(x.value), 0) AS size,
                ('"' || (string)[1] || '"')::jsonb #>> '{{}}' AS token,
-               left({value}, 1) = '"' OR {own} AS top_level
+               left({value}, 1) = '"' AS is_string, {own} AS own
         FROM {table} x
         CROSS JOIN LATERAL regexp_matches({value}, '"((?:[^"\\]|\\.)*)"', 'g') AS string
         WHERE position(%(marker)s IN {value}) > 0 AND position(%(marker)s IN (string)[1]) > 0
@@ -61,11 +62,8 @@ FROM (
 _OBJECTS = """
 SELECT {columns}, t.size, NULL AS ref, true AS entire, t.whole, substr(t.place, length(%(prefix)s) + 1) AS blob_key
 FROM (
-    SELECT {inner_columns}, coalesce(pg_column_size(x.value), 0) AS size, o.object = x.value::jsonb AS whole,
-           coalesce(o.object ->> 'bucket', o.object ->> 'bucket_name', o.object ->> 's3_bucket',
-                    o.object ->> 'container', o.object ->> 'Bucket') AS bucket,
-           coalesce(o.object ->> 'key', o.object ->> 's3_key', o.object ->> 'object_key', o.object ->> 'object_name',
-                    o.object ->> 'blob_name', o.object ->> 'path', o.object ->> 'Key') AS place
+    SELECT {inner_columns}, coalesce(pg_column_size(x.value), 0) AS size,
+           o.object = x.value::jsonb AND length({value}) <= {longest} AS whole, {bucket} AS bucket, {place} AS place
     FROM {table} x
     CROSS JOIN LATERAL jsonb_path_query(
         x.value::jsonb, 'strict $.** ? (@.type() == "object")', '{{}}', true) AS o(object)
@@ -73,8 +71,8 @@ FROM (
 ) t
 WHERE t.bucket = %(bucket)s AND starts_with(t.place, %(prefix)s)"""
 
-#: What this project's own backend writes instead of a value: an object around the address.
-_OWN = f"coalesce({sql.IS_BLOB_REFERENCE}, false)"
+#: The address in what this project's own backend writes instead of a value.
+_OWN = f"CASE WHEN {sql.IS_BLOB_REFERENCE} THEN x.value #>> '{{__data__,uri}}' END"
 
 _ROW_COLUMNS = "dag_id", "run_id", "task_id", "map_index", "key", "timestamp"
 
@@ -98,7 +96,10 @@ def _references_of(table: str, columns: Mapping[str, str]) -> str:
             inner_columns=", ".join(picked),
             table=table.replace("%", "%%"),
             value=_json_text(columns["value"]),
-            own=_OWN if columns["value"] == "jsonb" else "false",
+            own=_OWN if columns["value"] == "jsonb" else "NULL::text",
+            longest=LONGEST,
+            bucket=sql.first_of(BUCKET_NAMES, "o.object"),
+            place=sql.first_of(KEY_NAMES, "o.object"),
         )
         for source in sources
     )
@@ -150,6 +151,20 @@ def by_uri(
 
 
 _ANY_NAME = re.compile(f"{UUID}|{HEX}", re.IGNORECASE)
+
+
+def held(
+    place: Sequence[Any], text: str, *, stored_bytes: int, base: BasePath, formats: Formats
+) -> RowReference | None:
+    """What a row refers to that holds nothing but this value, if that lies below ``base``.
+
+    :param text: the value as JSON.
+    """
+    found = reference_in(text)
+    key = found.below(base) if found is not None and found.says_where else None
+    if key is None:
+        return None
+    return row_reference(place, key=key, stored_bytes=stored_bytes, whole=True, formats=formats)
 
 
 def row_reference(

@@ -19,7 +19,7 @@ from include.xcom_maintenance.core.runs import (
     Scope,
     Selection,
 )
-from include.xcom_maintenance.metadata.postgres.rows import ADDRESS
+from include.xcom_maintenance.metadata.postgres.rows import ADDRESS, IS_SHORT
 from include.xcom_maintenance.metadata.postgres.runs import RunQueries, ages, horizon
 from include.xcom_maintenance.metadata.postgres.scopes import scope_condition
 from include.xcom_maintenance.metadata.postgres.session import BY_INDEX
@@ -97,14 +97,13 @@ FROM xcom x WHERE {self._finished} GROUP BY x.dag_run_id"""
 
     @property
     def references(self) -> str:
-        """Values that go and are a string with the base path in it, or this project's own object around one."""
-        # Only short strings can be references (a key of S3 has 1,024 bytes at most), so large values are never read
-        # from TOAST: CASE keeps the order of the tests.
+        """Values that go and may refer to a blob below the base path."""
+        # CASE keeps the order of the tests.
         return f"""{self._with}
-SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), {ADDRESS}
+SELECT x.dag_id, x.run_id, x.task_id, x.map_index, x.key, x.timestamp, pg_column_size(x.value), x.value::text
 FROM xcom x
 WHERE {self._finished} AND {self._doomed}
-  AND CASE WHEN pg_column_size(x.value) <= 1500 THEN position(%(marker)s IN {ADDRESS}) > 0 END"""
+  AND CASE WHEN {IS_SHORT} THEN position(%(marker)s IN {ADDRESS}) > 0 END"""
 
     def delete(self, *, limited: bool, returning: str | None = None) -> str:
         """The delete, which takes nothing at all if one of the runs is not finished.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from include.xcom_maintenance.core.references import BUCKET_NAMES, KEY_NAMES, OWN_CLASS
+
 #: What this project's own backend writes instead of a value: an object around an address, or around the sealed value.
-BLOB_REFERENCE = "'xcom_blob_backend.BlobReference'"
+BLOB_REFERENCE = f"'{OWN_CLASS}'"
 SEALED_VALUE = "'xcom_blob_backend.SealedValue'"
 
 IS_BLOB_REFERENCE = f"x.value ->> '__classname__' = {BLOB_REFERENCE}"
@@ -14,10 +16,23 @@ IS_BLOB_REFERENCE = f"x.value ->> '__classname__' = {BLOB_REFERENCE}"
 #: A row ``x`` that one of our own probes wrote is nobody's value.
 IS_NO_CANARY = r"NOT x.key LIKE 'xcom\_maintenance\_canary\_%%'"
 
-#: The text of the value of a row ``x`` that can be a reference: NULL for any other.
+
+def first_of(names: Sequence[str], value: str = "x.value") -> str:
+    """The first of some fields of a JSON object that is there and not null, as text."""
+    fields = ", ".join(f"{value} ->> '{name}'" for name in names)
+    return f"coalesce({fields})"
+
+
+#: The text of the value of a row ``x`` that can be a reference: NULL for any other. What it refers to says
+#: ``core.references`` alone, by the value as a whole; this picks the rows, and sorts them.
 ADDRESS = f"""CASE WHEN jsonb_typeof(x.value) = 'string' THEN x.value #>> '{{}}'
                 WHEN {IS_BLOB_REFERENCE}
-                THEN x.value #>> '{{__data__,uri}}' END"""
+                THEN x.value #>> '{{__data__,uri}}'
+                WHEN jsonb_typeof(x.value) = 'object' AND x.value ?| '{{{",".join(BUCKET_NAMES)}}}'::text[]
+                THEN {first_of(BUCKET_NAMES)} || '/' || {first_of(KEY_NAMES)} END"""
+
+#: Only short values can be references (a key of S3 has 1,024 bytes at most), so no large one is read from TOAST.
+IS_SHORT = "pg_column_size(x.value) <= 2048"
 
 
 #: Tables that hold XCom rows aside: what `airflow db clean` archives, and what migrations moved out of the way.

@@ -130,6 +130,41 @@ def test_a_stranger_in_the_quarantine_is_left_alone(bundle: Bundle, folder: Fold
     assert all(path.exists() for path in strangers)
 
 
+@pytest.mark.parametrize("seconds", [0, 86_400 * 3_652, 1_420_070_399, 4_102_444_800, 2**55, -(2**40)])
+@pytest.mark.parametrize("disposal", ["quarantine", "delete"])
+def test_a_blob_whose_time_cannot_be_right_is_never_disposed_of(
+    bundle: Bundle, folder: Folder, disposal: str, seconds: int
+) -> None:
+    odd, old = folder.orphan(age_days=0), folder.orphan()
+    os.utime(folder.base / odd, ns=(seconds * 10**9 if abs(seconds) < 2**33 else 0, min(seconds * 10**9, 2**63 - 1)))
+    outcome = enforce(bundle, disposal=disposal)
+    assert odd in folder.blobs()
+    assert old not in folder.blobs()
+    assert outcome.report["headline"]["blobs_of_unknown_age"] == 1
+    assert "The age of 1 blob without a row is unknown" in " ".join(outcome.report["warnings"])
+
+
+def test_a_copy_in_quarantine_whose_time_cannot_be_right_is_never_purged(bundle: Bundle, folder: Folder) -> None:
+    odd, old = folder.orphan(), folder.orphan()
+    enforce(bundle)
+    folder.grow_old(31)
+    os.utime(folder.in_quarantine()[odd], (0, 0))
+    outcome = enforce(bundle)
+    assert set(folder.in_quarantine()) == {odd}
+    assert outcome.report["headline"]["quarantined_blobs_deleted"] == 1
+    assert old not in folder.blobs()
+
+
+def test_a_blob_whose_time_was_lost_since_the_plan_is_never_disposed_of(bundle: Bundle, folder: Folder) -> None:
+    orphan = folder.orphan()
+    found = bundle.find(run_id="r", mode="enforce")
+    (folder.base / orphan).write_text("a new one, by a clock without a battery")
+    os.utime(folder.base / orphan, (0, 0))
+    bundle.sweep(found, run_id="r", mode="enforce")
+    assert orphan in folder.blobs()
+    assert folder.in_quarantine() == {}
+
+
 # -- putting back --------------------------------------------------
 
 

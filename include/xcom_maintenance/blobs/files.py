@@ -82,8 +82,7 @@ class FileBlobStore:
             raise
         if not stat.S_ISREG(found.st_mode):
             return None
-        modified = datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC)
-        return Blob(key, found.st_size, modified, f"{found.st_ino}-{found.st_mtime_ns}")
+        return Blob(key, found.st_size, _moment(found.st_mtime_ns), f"{found.st_ino}-{found.st_mtime_ns}")
 
     def head(self, keys: Sequence[str]) -> Iterator[Blob]:
         with self._errors():
@@ -182,3 +181,11 @@ class FileBlobStore:
                 setting=self._setting,
                 remedy="A re-run goes on where this one stopped",
             ) from None
+
+
+def _moment(nanoseconds: int) -> datetime | None:
+    """A time of modification; None for one that no calendar has, as a broken clock leaves."""
+    try:
+        return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

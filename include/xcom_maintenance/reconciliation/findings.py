@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.core.ages import believed
 from include.xcom_maintenance.core.records import Coordinates, RowReference
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.metadata.ports.reconciliation import Circumstances
@@ -86,8 +87,8 @@ class Figures:
 
 
 #: Kinds that the report tells by DAG, beside orphans.
-_BY_DAG = {BlobKind.FOREIGN, BlobKind.TOO_YOUNG, BlobKind.UNFINISHED_RUN}
-_ODD = {BlobKind.UNRECOGNISED, BlobKind.FOREIGN, BlobKind.UNOWNED}
+_BY_DAG = {BlobKind.FOREIGN, BlobKind.TOO_YOUNG, BlobKind.UNKNOWN_AGE, BlobKind.UNFINISHED_RUN}
+_ODD = {BlobKind.UNRECOGNISED, BlobKind.FOREIGN, BlobKind.UNOWNED, BlobKind.UNKNOWN_AGE}
 
 
 class Findings:
@@ -120,8 +121,8 @@ class Findings:
             if finding.kind is BlobKind.REFERENCED:
                 referenced += 1
                 size += blob.size
-                if blob.last_modified is not None and (oldest is None or blob.last_modified < oldest):
-                    oldest = blob.last_modified
+                if (modified := believed(blob.last_modified)) and (oldest is None or modified < oldest):
+                    oldest = modified
             elif finding.kind is BlobKind.ORPHAN:
                 candidates.append(finding)
                 if len(candidates) >= _CANDIDATES_AT_ONCE:
@@ -140,7 +141,7 @@ class Findings:
         blob = found.blob
         if blob.key == OWNER_MARKER:
             return
-        modified = _iso(blob.last_modified)
+        modified = None if kind is BlobKind.UNKNOWN_AGE else _iso(believed(blob.last_modified))
         self.figures.kinds[kind].add(1, blob.size, modified)
         if found.coordinates is not None and (kind is BlobKind.ORPHAN or kind in _BY_DAG):
             self.figures.dags[found.coordinates.dag_id].setdefault(kind, Count()).add(1, blob.size, modified)

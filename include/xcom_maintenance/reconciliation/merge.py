@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
+from include.xcom_maintenance.core.ages import Age, age_of
 from include.xcom_maintenance.core.byte_order import in_byte_order
 from include.xcom_maintenance.core.records import Blob, Coordinates, RowReference
 from include.xcom_maintenance.core.reference_formats import KNOWN, BlobName, Formats
@@ -19,8 +20,10 @@ class BlobKind(StrEnum):
     REFERENCED = "referenced"
     #: No row refers to it, and it is old enough that no row can be on its way.
     ORPHAN = "orphan"
-    #: No row refers to it, but it is younger than the grace period, or its age is unknown.
+    #: No row refers to it, but it is younger than the grace period.
     TOO_YOUNG = "too young to tell"
+    #: No row refers to it, but the store tells no time of modification, or one that cannot be right.
+    UNKNOWN_AGE = "of unknown age"
     #: No row refers to it yet, but a task of its run may still write one.
     UNFINISHED_RUN = "its run is not finished"
     #: Its key is of no known backend's layout.
@@ -44,11 +47,19 @@ class FoundBlob(NamedTuple):
         return self.name.coordinates if self.name else None
 
 
+#: The kinds of blobs that are left for the sake of their age.
+_BY_AGE = {Age.YOUNG: BlobKind.TOO_YOUNG, Age.UNKNOWN: BlobKind.UNKNOWN_AGE}
+
+
 @dataclass(frozen=True, slots=True)
 class UnmatchedReference:
     """A row's reference for which the listing had no object."""
 
     reference: RowReference
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def match(
@@ -59,6 +70,7 @@ def match(
     ignored_prefixes: tuple[str, ...] = (),
     formats: Formats = KNOWN,
     claims_unowned: bool = False,
+    now: Callable[[], datetime] = _now,
 ) -> Iterator[FoundBlob | UnmatchedReference]:
     """Merge a listing with the references, both sorted by key in byte order.
 
@@ -66,8 +78,10 @@ def match(
         snapshot less the grace period.
     :param ignored_prefixes: keys below these belong to something else, such as Airflow's state store.
     :param claims_unowned: whether blobs whose key does not say whose they are can be orphans, too.
+    :param now: the clock that ``modified_before`` was taken from (UTC).
     :raises ValueError: if a stream is not sorted, since then nothing can be concluded from an absence.
     """
+    latest = now()
     reference_stream = _sorted(references, "references")
     reference, wanted = next(reference_stream, _END)
     for blob, key in _sorted(blobs, "listing"):
@@ -82,8 +96,11 @@ def match(
         name = formats.read(blob.key)
         if name is None or blob.key.startswith(ignored_prefixes):
             kind = BlobKind.UNRECOGNISED
-        elif blob.last_modified is None or blob.last_modified >= modified_before:
-            kind = BlobKind.TOO_YOUNG
+        elif (age := age_of(blob.last_modified, before=modified_before, now=latest)) is not Age.OLD:
+            if age is Age.UNKNOWN:  # or written since, in a long listing
+                latest = now()
+                age = age_of(blob.last_modified, before=modified_before, now=latest)
+            kind = _BY_AGE[age]
         elif name.coordinates is None and not claims_unowned:
             kind = BlobKind.UNOWNED
         else:

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from itertools import islice
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
+from include.xcom_maintenance.core.ages import Age, age_of
 from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
@@ -29,8 +30,6 @@ from include.xcom_maintenance.sweep.ledger import Ledger
 _BATCH = 50_000
 #: Copies under way at once.
 _COPIES = 8
-#: Stores tell times in whole seconds, cut off: a blob may have been written this much later than they say.
-_WHOLE_SECONDS = timedelta(seconds=1)
 
 
 class Kept(StrEnum):
@@ -38,7 +37,8 @@ class Kept(StrEnum):
 
     REFERENCED = "a row refers to it"
     UNFINISHED_RUN = "its run is not finished"
-    TOO_YOUNG = "it was written after the plan was made, or its age is unknown"
+    TOO_YOUNG = "it was written after the plan was made"
+    UNKNOWN_AGE = "its age is unknown: the store tells no time, or one that cannot be right"
 
 
 @dataclass(slots=True)
@@ -142,8 +142,7 @@ def sweep(
     """
     stream = iter(candidates)
     while batch := list(islice(stream, _BATCH)):
-        old = [blob for blob in batch if blob.last_modified and blob.last_modified + _WHOLE_SECONDS <= modified_before]
-        into.left[Kept.TOO_YOUNG] += len(batch) - len(old)
+        old = _old(batch, modified_before, metadata.now(), into)
         if ledger.goes_on:
             old = _still_there(old, blobs, into)
         copied = _copy(old, blobs, quarantine, into) if quarantine else old
@@ -166,6 +165,21 @@ def sweep(
             _take_back(quarantine, blobs, [blob.key for blob in old if blob.key not in gone])
         progress.add(len(batch))
     into.left += Counter()  # without what is zero
+
+
+_BY_AGE = {Age.YOUNG: Kept.TOO_YOUNG, Age.UNKNOWN: Kept.UNKNOWN_AGE}
+
+
+def _old(batch: Sequence[Blob], modified_before: datetime, now: datetime, into: Swept) -> list[Blob]:
+    """Those that were surely written before then."""
+    old = []
+    for blob in batch:
+        age = age_of(blob.last_modified, before=modified_before, now=now)
+        if age is Age.OLD:
+            old.append(blob)
+        else:
+            into.left[_BY_AGE[age]] += 1
+    return old
 
 
 def _still_there(batch: Sequence[Blob], blobs: BlobStore, into: Swept) -> list[Blob]:

@@ -165,6 +165,30 @@ def test_a_blob_whose_time_was_lost_since_the_plan_is_never_disposed_of(bundle: 
     assert folder.in_quarantine() == {}
 
 
+@pytest.mark.parametrize("suffix", [".tmp", ".part", ".lock", ".bak", ".csv", ".parquet", ".json", ".xcb.tmp"])
+def test_what_lies_beside_a_blob_under_its_name_is_never_disposed_of(
+    bundle: Bundle, folder: Folder, suffix: str
+) -> None:
+    orphan = folder.orphan()
+    beside = folder.put(orphan + suffix, age_days=30)
+    outcome = enforce(bundle)
+    assert beside in folder.blobs()
+    assert set(folder.in_quarantine()) == {orphan}
+    assert outcome.report["headline"]["unrecognised_objects"] == 1
+
+
+def test_what_an_earlier_version_took_for_a_blob_is_not_kept_from_returning(bundle: Bundle, folder: Folder) -> None:
+    key = f"a/gone/t/{uuid.uuid4()}.csv"
+    taken = folder.quarantine / "20260101T000000Z-abcdef01" / key
+    taken.parent.mkdir(parents=True)
+    taken.write_text("mine")
+    folder.set_age(taken, 300)
+    enforce(bundle)
+    assert taken.exists()  # it is not purged
+    bundle.run(RESTORE, mode="enforce", quarantine="all").succeeded()
+    assert key in folder.blobs()
+
+
 # -- putting back --------------------------------------------------
 
 

@@ -23,7 +23,7 @@ def purge(job: ReconciliationJob) -> int:
     try:
         with report.phase("purge quarantine"), ledger:
             sweep(
-                quarantined(job, planned_before=cutoff),
+                quarantined(job, settings.formats, planned_before=cutoff),
                 into=swept,
                 blobs=job.quarantine_store,
                 metadata=job.metadata,

@@ -16,7 +16,7 @@ from include.xcom_maintenance.reports.report import Table
 from include.xcom_maintenance.restore.job import RestoreJob
 from include.xcom_maintenance.restore.settings import RestoreSettings
 from include.xcom_maintenance.sweep.owner import claim
-from include.xcom_maintenance.sweep.quarantine import FOLDER, folder_of, quarantined
+from include.xcom_maintenance.sweep.quarantine import FOLDER, folder_of, quarantined, returning
 
 _AT_ONCE = 1_000
 _RECONCILIATION = "xcom_orphan_reconciliation"
@@ -77,23 +77,25 @@ def _folder(job: RestoreJob, text: str) -> str | None:
 
 def _newest_first(job: RestoreJob, chosen: str | None) -> Iterator[tuple[Blob, str]]:
     """Blobs with their origins; where two have the same, the one that was moved last returns."""
-    folders = [chosen] if chosen else sorted({blob.key.partition("/")[0] for blob in quarantined(job)}, reverse=True)
+    formats = returning(job)
+    found = () if chosen else quarantined(job, formats)
+    folders = [chosen] if chosen else sorted({blob.key.partition("/")[0] for blob in found}, reverse=True)
     for folder in folders:
         for blob in job.quarantine_store.list(after=f"{folder}/", before=f"{folder}0"):  # "0" follows "/"
             origin = blob.key.partition("/")[2]
-            if job.settings.formats.read(origin) is not None:
+            if formats.read(origin) is not None:
                 yield blob, origin
 
 
 def _chosen(job: RestoreJob, settings: RestoreSettings, origin: str) -> bool:
-    whose = job.settings.formats.coordinates_of(origin)
+    whose = returning(job).coordinates_of(origin)
     if whose is None:
         return not (settings.dag_ids or settings.run_ids or settings.task_ids)
     return settings.chooses(whose.dag_id, whose.run_id, whose.task_id)
 
 
 def _dag_of(job: RestoreJob, origin: str) -> str | None:
-    whose = job.settings.formats.coordinates_of(origin)
+    whose = returning(job).coordinates_of(origin)
     return whose.dag_id if whose else None
 
 

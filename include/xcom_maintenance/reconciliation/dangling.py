@@ -6,6 +6,7 @@ from functools import partial
 from itertools import count, islice
 
 from include.xcom_maintenance.core.records import RowReference
+from include.xcom_maintenance.reconciliation.findings import can_dangle
 from include.xcom_maintenance.reconciliation.job import ReconciliationJob
 from include.xcom_maintenance.reconciliation.manifest import own_plan
 from include.xcom_maintenance.sweep.owner import claim
@@ -30,6 +31,7 @@ def delete_dangling_rows(job: ReconciliationJob) -> None:
             ]
             if not batch:
                 return
+            batch = [reference for reference in batch if can_dangle(job, reference)]
             there = {blob.key for blob in blobs.head(list({reference.key for reference in batch}))}
             gone = [reference for reference in batch if reference.key not in there]
             archive = None

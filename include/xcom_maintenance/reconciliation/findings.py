@@ -110,7 +110,7 @@ class Findings:
         oldest: datetime | None = None
         for finding in findings:
             if isinstance(finding, UnmatchedReference):
-                if _can_dangle(finding.reference):
+                if can_dangle(self._job, finding.reference):
                     unmatched.append(finding.reference)
                     if len(unmatched) >= _REFERENCES_AT_ONCE:
                         self._take_unmatched(unmatched)
@@ -217,9 +217,17 @@ class Findings:
                 self.figures.dangling_rows.append([*place, found.stored_bytes, _iso(found.timestamp), found.key])
 
 
-def _can_dangle(reference: RowReference) -> bool:
-    """A path that is merely mentioned, or kept in an archive table, breaks no task."""
-    return reference.whole and reference.table == "xcom"
+def can_dangle(job: ReconciliationJob, reference: RowReference) -> bool:
+    """Whether a task that pulls the row is broken if there is no blob.
+
+    A path that is merely mentioned, or kept in an archive table, breaks none; nor does one that no backend wrote there.
+    """
+    owner = Coordinates(reference.dag_id, reference.run_id, reference.task_id)
+    return (
+        reference.whole
+        and reference.table == "xcom"
+        and job.settings.formats.may_dangle(reference.key, owner, ignored_prefixes=job.ignored_prefixes)
+    )
 
 
 def _iso(moment: datetime | None) -> str | None:

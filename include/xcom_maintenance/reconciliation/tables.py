@@ -56,7 +56,7 @@ def describe(job: ReconciliationJob, found: Figures, references: int) -> None:
             _first_of(dangling, top) + "The stock backend hands the path itself to a task that pulls one of these.",
         ),
         Table(
-            "Foreign, unowned and unrecognised objects, and blobs of unknown age",
+            "Foreign, unowned and unrecognised objects",
             ["key", "kind", "bytes", "age (days)"],
             [[key, kind, size, _age(when, now)] for key, kind, size, when in found.odd[:top]],
         ),

@@ -48,6 +48,7 @@ def test_enforce_mode_deletes_exactly_the_orphans_that_the_report_listed(
     orphans = {orphan_of(bucket, dag_id) for dag_id in ("a", "a", "b")}
     listed = bundle.run(DAG).succeeded()
     before = bucket.listing()
+    bundle.variable = {"delete_without_conditions": True}
     enforced = bundle.run(DAG, mode="enforce", disposal="delete").succeeded()
     assert before - bucket.listing() == orphans
     assert {f"xcom/{line['key']}" for line in listed.manifest("orphan")} == orphans

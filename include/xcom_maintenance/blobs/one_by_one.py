@@ -67,6 +67,9 @@ class OneByOneStore(ABC):
             self._conditional = self._probe()
         return self._conditional
 
+    def deletes_only_unchanged(self) -> bool:
+        return self.honours_conditions()
+
     def _probe(self) -> bool:
         key = canary_key()
 

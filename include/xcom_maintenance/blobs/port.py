@@ -61,6 +61,12 @@ class BlobStore(Protocol):
         Found out when it is first asked, by deleting a canary; so it needs the rights that deleting does.
         """
 
+    def deletes_only_unchanged(self) -> bool:
+        """Whether a delete never takes what is written between the last look and it.
+
+        Where it may, nothing should be deleted for good that could be written again. Found out as above.
+        """
+
     def delete_unchanged(self, blobs: Iterable[Blob]) -> Iterator[Deletion]:
         """Delete those blobs whose version and time of modification are still what they were.
 

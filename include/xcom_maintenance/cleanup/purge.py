@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
@@ -12,7 +12,8 @@ from include.xcom_maintenance.cleanup.job import CleanupJob
 from include.xcom_maintenance.core.errors import UnreadableManifest
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.flow.progress import Progress
-from include.xcom_maintenance.sweep.sweep import Swept, ledger_of, sweep
+from include.xcom_maintenance.sweep.quarantine import folder_of
+from include.xcom_maintenance.sweep.sweep import Swept, instead_of_deleting, ledger_of, sweep
 
 #: Blobs looked up at once before they are swept.
 _HEADS_AT_ONCE = 1_000
@@ -27,7 +28,7 @@ def purge_blobs(
     suffix: str,
     deadline: datetime | None,
 ) -> int | None:
-    """Delete the blobs that a manifest names, as far as their rows are gone.
+    """Delete the blobs that a manifest names, as far as their rows are gone; or move them into quarantine, see there.
 
     :param suffix: of the names of the figures in the headline.
     :returns: how many failed; None if the time was up before all were looked at.
@@ -35,9 +36,12 @@ def purge_blobs(
     swept = Swept()
     formats = job.settings.formats
     keys = (line["key"] for line in lines if line["kind"] == "blob" and formats.coordinates_of(line["key"]) is not None)
-    looked_up = _LookedUp(blobs, keys, deadline)
+    first = next(keys, None)
+    # What is asked of the store is asked only if there is something to delete.
+    quarantine = None if first is None else instead_of_deleting(job, folder_of(header))
+    looked_up = _LookedUp(blobs, iter(()) if first is None else chain([first], keys), deadline)
     reason = f"its row was deleted by run {header['run_id']}"
-    ledger = ledger_of(job, blobs, part="earlier" if suffix else "", reason=reason)
+    ledger = ledger_of(job, blobs, part="earlier" if suffix else "", reason=reason, quarantine=quarantine)
     try:
         with job.report.phase(f"purge blobs{suffix}"), ledger:
             sweep(
@@ -49,18 +53,30 @@ def purge_blobs(
                 progress=Progress(job.log, "Blobs looked at", total=job.report.headline.get("blobs_to_purge")),
                 ledger=ledger,
                 formats=formats,
+                quarantine=quarantine,
             )
     finally:
         figures = job.report.headline
-        figures[f"blobs_deleted{suffix}"] = ledger.blobs["deleted"]
-        figures[f"blob_bytes_deleted{suffix}"] = ledger.bytes["deleted"]
-        swept.describe(job.report, job.log, f"Blobs that stay{suffix.replace('_', ' ')}", gone=ledger.blobs["deleted"])
+        for kind in ("deleted", "quarantined"):
+            figures[f"blobs_{kind}{suffix}"] = ledger.blobs[kind]
+            figures[f"blob_bytes_{kind}{suffix}"] = ledger.bytes[kind]
+        gone = ledger.blobs["deleted"] + ledger.blobs["quarantined"]
+        swept.describe(job.report, job.log, f"Blobs that stay{suffix.replace('_', ' ')}", gone=gone)
+        if ledger.blobs["quarantined"]:
+            job.report.warn(_INSTEAD)
     if looked_up.out_of_time:
         job.report.warnings.append(
             "The time budget (max_minutes) was used up before all blobs were purged. The next run goes on with them."
         )
         return None
     return swept.failed
+
+
+_INSTEAD = (
+    "The store ignores the conditions of deletes, so it would delete a blob that is written again just before. They "
+    "were moved into quarantine instead, where xcom_orphan_reconciliation deletes them after quarantine_days when it "
+    "enforces. With delete_without_conditions: true they are deleted at once."
+)
 
 
 class _LookedUp:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -19,7 +20,8 @@ from include.xcom_maintenance.sweep.owner import claim
 from include.xcom_maintenance.sweep.quarantine import FOLDER, folder_of, quarantined, returning
 
 _AT_ONCE = 1_000
-_RECONCILIATION = "xcom_orphan_reconciliation"
+#: What moves blobs into quarantine.
+_MOVERS = ("xcom_orphan_reconciliation", "xcom_cleanup")
 _MANIFEST = ".manifest.jsonl.gz"
 
 
@@ -65,14 +67,14 @@ def _folder(job: RestoreJob, text: str) -> str | None:
         return name
     # A manifest by its name, or a run id, which may hold slashes of its own.
     run_id = name.removesuffix(_MANIFEST) if name.endswith(_MANIFEST) else text.strip()
-    try:
-        return folder_of(next(job.place.of(_RECONCILIATION, run_id).read_manifest()))
-    except ConfigurationError:
-        raise ConfigurationError(
-            f"There is no manifest of a run {run_id!r} of {_RECONCILIATION}",
-            setting="quarantine",
-            remedy="Name a run id, a manifest, or a folder of the quarantine; or say all",
-        ) from None
+    for dag_id in _MOVERS:
+        with suppress(ConfigurationError):
+            return folder_of(next(job.place.of(dag_id, run_id).read_manifest()))
+    raise ConfigurationError(
+        f"There is no manifest of a run {run_id!r} of {' or '.join(_MOVERS)}",
+        setting="quarantine",
+        remedy="Name a run id, a manifest, or a folder of the quarantine; or say all",
+    )
 
 
 def _newest_first(job: RestoreJob, chosen: str | None) -> Iterator[tuple[Blob, str]]:

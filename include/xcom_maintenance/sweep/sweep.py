@@ -85,6 +85,19 @@ class Quarantine:
         return f"{self.folder}/{key}"
 
 
+def instead_of_deleting(job: Job[CommonSettings, Metadata], folder: str) -> Quarantine | None:
+    """Where blobs go that are to be deleted; None: nowhere, they may be deleted for good.
+
+    A store that ignores conditions also deletes what was written again between the last look and the delete. Of what it
+    deletes there is a copy in the quarantine, then, unless a setting insists.
+
+    :param folder: of the plan, in the quarantine.
+    """
+    if job.settings.delete_without_conditions or job.blob_store.deletes_only_unchanged():
+        return None
+    return Quarantine(job.quarantine_store, folder)
+
+
 def ledger_of(
     job: Job[CommonSettings, Metadata],
     blobs: BlobStore,

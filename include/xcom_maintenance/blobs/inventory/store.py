@@ -204,6 +204,9 @@ class InventoriedBlobStore:
     def honours_conditions(self) -> bool:
         return self.live.honours_conditions()
 
+    def deletes_only_unchanged(self) -> bool:
+        return self.live.deletes_only_unchanged()
+
     def delete_unchanged(self, blobs: Iterable[Blob]) -> Iterator[Deletion]:
         return self.live.delete_unchanged(blobs)
 

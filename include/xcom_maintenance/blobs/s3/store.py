@@ -75,6 +75,9 @@ class S3BlobStore:
     def honours_conditions(self) -> bool:
         return self._deletion.conditions is not Conditions.NOWHERE
 
+    def deletes_only_unchanged(self) -> bool:
+        return self.honours_conditions()
+
     def delete_unchanged(self, blobs: Iterable[Blob]) -> Iterator[Deletion]:
         yield from self._deletion.delete_unchanged(blobs)
 

@@ -73,6 +73,7 @@ def _sweep(job: ReconciliationJob, shard: Shard, name: str, swept: Swept, figure
             formats=settings.formats,
             quarantine=quarantine,
         )
+        swept.account_for(shard["last"] + 1 - shard["first"], ledger)
 
 
 @contextmanager

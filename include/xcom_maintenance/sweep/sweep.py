@@ -33,11 +33,16 @@ _COPIES = 8
 
 
 class Kept(StrEnum):
-    """Why a candidate was left where it is."""
+    """Why a candidate was left where it is, or what was planned did not happen."""
 
     REFERENCED = "a row refers to it"
     UNFINISHED_RUN = "its run is not finished"
     TOO_YOUNG = "it was written after the plan was made"
+    UNRECOGNISED = "its name is of no known layout any more"
+    NAMED_AGAIN = "another row named it, too"
+    SPELLED_OTHERWISE = "not found under this name, which the store may spell otherwise"
+    OUT_OF_TIME = "the time was up"
+    UNEXPLAINED = "not accounted for; please report this"
     UNKNOWN_AGE = "its age is unknown: the store tells no time, or one that cannot be right"
 
 
@@ -58,6 +63,23 @@ class Swept:
         self.left[DeleteResult.FAILED] += 1
         if len(self.failures) < 10:
             self.failures.append((key, detail))
+
+    def account_for(self, planned: int, ledger: Ledger) -> None:
+        """See that what was planned is done or has a reason, to the last blob: what is missing gets a line of its own.
+
+        :param planned: how many were to go.
+        :param ledger: of what went, in all attempts.
+        """
+        # What an earlier attempt deleted this one did not find.
+        doubly = ledger.earlier
+        for why in (DeleteResult.GONE, Kept.SPELLED_OTHERWISE):
+            not_found = min(doubly, self.left[why])
+            self.left[why] -= not_found
+            doubly -= not_found
+        missing = planned - ledger.blobs.total() - self.left.total()
+        if missing > 0:
+            self.left[Kept.UNEXPLAINED] += missing
+        self.left += Counter()  # without what is zero
 
     def describe(self, report: Report, log: logging.Logger, title: str, *, gone: int) -> None:
         """Put what was left, and what failed, into the report and the log.
@@ -169,10 +191,11 @@ def sweep(
                 ledger.add(deletion.blob)
             elif deletion.result is DeleteResult.FAILED:
                 into.fail(deletion.blob.key, deletion.detail)
+            elif deletion.result is DeleteResult.GONE:
+                into.left[absent(deletion.blob.key)] += 1
+                gone.add(deletion.blob.key)
             else:
                 into.left[deletion.result] += 1
-                if deletion.result is DeleteResult.GONE:
-                    gone.add(deletion.blob.key)
         if quarantine:
             # Of blobs that were not copied, too: some stores copy what was written again before that can be seen.
             _take_back(quarantine, blobs, [blob.key for blob in old if blob.key not in gone])
@@ -195,10 +218,15 @@ def _old(batch: Sequence[Blob], modified_before: datetime, now: datetime, into: 
     return old
 
 
+def absent(key: str) -> str:
+    """Why a blob may not be found that is looked up by its name."""
+    return DeleteResult.GONE if key.isascii() and key.isprintable() else Kept.SPELLED_OTHERWISE
+
+
 def _still_there(batch: Sequence[Blob], blobs: BlobStore, into: Swept) -> list[Blob]:
     """Without those that an earlier attempt took, which must not be taken for this one's."""
     there = {blob.key for blob in blobs.head([blob.key for blob in batch])}
-    into.left[DeleteResult.GONE] += len(batch) - len(there)
+    into.left.update(absent(blob.key) for blob in batch if blob.key not in there)
     return [blob for blob in batch if blob.key in there]
 
 

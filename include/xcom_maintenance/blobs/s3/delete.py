@@ -116,6 +116,9 @@ class S3Deletion:
         while waiting:
             attempt += 1
             now = self._look_up(waiting)
+            # A listing may spell a name in another way than it was written: composed, or without control characters.
+            unlisted = [key for key in waiting if key not in now and not (key.isascii() and key.isprintable())]
+            now.update((blob.key, blob) for blob in self._requests.heads(unlisted))
             doomed = []
             for key, blob in list(waiting.items()):
                 if key not in now:

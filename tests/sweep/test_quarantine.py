@@ -238,6 +238,46 @@ def test_blobs_return_without_the_right_to_insert_rows_and_rows_do_not(
     assert "GRANT INSERT ON xcom" in str(refused.error)
 
 
+# -- another owner --------------------------------------------------
+
+
+def others(folder: Folder) -> None:
+    """From now on the base path belongs to another Airflow."""
+    marker = folder.base / ".xcom-maintenance-owner.json"
+    marker.write_text(json.dumps({"owner": "7000000000000000000/the_other"}))
+
+
+def test_what_another_owner_quarantined_is_never_refused_the_way_back(
+    bundle: Bundle, folder: Folder, history: History
+) -> None:
+    taken, there = folder.orphan(), folder.orphan()
+    enforce(bundle)  # as the other one did, which knows no row of it
+    copies = set(folder.in_quarantine())
+    others(folder)
+    history.xcom(history.run("b", 2), f"file://{folder.base}/{taken}", age_days=2)  # ours
+    folder.put(there, age_days=1, content="new")
+    reported = bundle.run(RESTORE, quarantine="all").succeeded()
+    assert any("7000000000000000000/the_other" in warning for warning in reported.report["warnings"])
+    restored = bundle.run(RESTORE, mode="enforce", quarantine="all").succeeded()
+    assert restored.report["headline"]["blobs_restored"] == 1
+    assert (folder.base / taken).read_text() == "x"
+    assert (folder.base / there).read_text() == "new"
+    assert set(folder.in_quarantine()) == copies  # which are the other one's
+    again = bundle.run(RESTORE, mode="enforce", quarantine="all").succeeded()
+    assert again.report["headline"]["blobs_restored"] == 0
+    assert "the_other" in (folder.base / ".xcom-maintenance-owner.json").read_text()
+
+
+@pytest.mark.parametrize("dag_id", [DAG, "xcom_cleanup"])
+def test_a_report_never_hides_that_the_base_path_has_another_owner(bundle: Bundle, folder: Folder, dag_id: str) -> None:
+    assert bundle.run(dag_id).succeeded().report["warnings"] == []
+    others(folder)
+    warnings = bundle.run(dag_id).succeeded().report["warnings"]
+    assert [warning for warning in warnings if "another owner" in warning and "xcom_restore" in warning]
+    refused = bundle.run(dag_id, mode="enforce")
+    assert "7000000000000000000/the_other" in str(refused.error)
+
+
 # -- at every moment --------------------------------------------------
 
 

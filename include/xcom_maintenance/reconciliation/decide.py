@@ -20,7 +20,7 @@ from include.xcom_maintenance.reconciliation.merge import BlobKind
 from include.xcom_maintenance.reconciliation.previous import LastReconciliation, last_reconciliation, remember
 from include.xcom_maintenance.reconciliation.tables import describe
 from include.xcom_maintenance.reports.place import ManifestWriter
-from include.xcom_maintenance.sweep.owner import judge_owner, marked_owner
+from include.xcom_maintenance.sweep.owner import judge_owner, marked_owner, warn_of_another
 
 #: Objections of these kinds leave no doubt about which references there are.
 _MERELY_LARGE = {"max_orphan_share", "max_orphan_blobs", "max_orphan_bytes"}
@@ -54,7 +54,9 @@ def decide(job: ReconciliationJob) -> None:
     last = last_reconciliation(job)
     with report.phase("guard"):
         orphans = figures.kinds[BlobKind.ORPHAN]
-        objections = judge_owner(marked_owner(blobs), job.identity.owner) + judge_reconciliation(
+        marked = marked_owner(blobs)
+        warn_of_another(report, marked, job.identity.owner)
+        objections = judge_owner(marked, job.identity.owner) + judge_reconciliation(
             ReconciliationFigures(
                 recognised_blobs=figures.recognised,
                 orphan_blobs=orphans.objects,

@@ -16,7 +16,7 @@ from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.reports.report import Table
 from include.xcom_maintenance.restore.job import RestoreJob
 from include.xcom_maintenance.restore.settings import RestoreSettings
-from include.xcom_maintenance.sweep.owner import claim
+from include.xcom_maintenance.sweep.owner import is_anothers, marked_owner
 from include.xcom_maintenance.sweep.quarantine import FOLDER, folder_of, quarantined, returning
 
 _AT_ONCE = 1_000
@@ -27,6 +27,9 @@ _MANIFEST = ".manifest.jsonl.gz"
 
 def plan(job: RestoreJob) -> None:
     """Find the blobs that could return, and write them down. Changes nothing.
+
+    Whoever owns the base path, what is in quarantine may return: nothing is overwritten or lost by that. Only the owner
+    takes it out of the quarantine.
 
     :raises ConfigurationError: if there is no such quarantine.
     """
@@ -53,6 +56,12 @@ def plan(job: RestoreJob) -> None:
                 )
         report.manifest = manifest.path
     report.headline = dict(figures)
+    if is_anothers(marked := marked_owner(blobs), job.identity.owner):
+        report.warn(
+            f"The blob base path has another owner, the metadata database {marked}. Blobs return, but their copies stay "
+            "in the quarantine, and the owner's next reconciliation would take the blobs again. Give each Airflow a base "
+            "path of its own."
+        )
     rows = sorted(([dag_id, *row] for dag_id, row in by_dag.items()), key=lambda row: -row[1])
     report.put(Table("Blobs in quarantine that could return", ["DAG", "blobs", "bytes"], rows[: settings.top_entries]))
     report.finish("planned" if job.enforcing else "reported")
@@ -108,7 +117,7 @@ def _batches(stream: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def apply(job: RestoreJob) -> None:
-    """Copy the blobs of the plan back, each unless a blob is there, and take them out of the quarantine.
+    """Copy the blobs of the plan back, each unless a blob is there, and take them out of the quarantine if it is ours.
 
     :raises PartialFailure: if some could not be put back.
     """
@@ -118,10 +127,10 @@ def apply(job: RestoreJob) -> None:
     failed = 0
     with job.report.phase("restore blobs"):
         _, lines = job.own_plan()
-        claim(blobs, job.identity)
+        ours = not is_anothers(marked_owner(blobs), job.identity.owner)
         progress = Progress(job.log, "Blobs restored", total=figures["blobs_to_restore"])
         for batch in _batches(lines):
-            failed += _put_back(batch, blobs, quarantine, figures)
+            failed += _put_back(batch, blobs, quarantine, figures, takes_out=ours)
             progress.add(len(batch))
     if failed:
         raise PartialFailure(
@@ -132,8 +141,13 @@ def apply(job: RestoreJob) -> None:
     job.report.finish("enforced")
 
 
-def _put_back(lines: list[dict[str, Any]], blobs: BlobStore, quarantine: BlobStore, figures: dict[str, Any]) -> int:
-    """Returns how many could not be put back."""
+def _put_back(
+    lines: list[dict[str, Any]], blobs: BlobStore, quarantine: BlobStore, figures: dict[str, Any], *, takes_out: bool
+) -> int:
+    """Returns how many could not be put back.
+
+    :param takes_out: whether what is back is taken out of the quarantine.
+    """
     there = {found.key for found in blobs.head([line["origin"] for line in lines])}
     back, failed = [], 0
     for line in lines:
@@ -148,6 +162,7 @@ def _put_back(lines: list[dict[str, Any]], blobs: BlobStore, quarantine: BlobSto
             figures["blob_bytes_restored"] += blob.size
         else:
             failed += 1
-    for _ in quarantine.delete_unchanged(back):
-        pass
+    if takes_out:
+        for _ in quarantine.delete_unchanged(back):
+            pass
     return failed

@@ -153,6 +153,9 @@ class Findings:
         if not candidates:
             return
         metadata = self._job.metadata
+        whose_all = {found.coordinates for found in candidates if found.coordinates}
+        if in_full := metadata.named_in_full(whose_all):
+            candidates = [found.named(in_full) for found in candidates]
         referenced = metadata.referenced([found.blob.key for found in candidates])
         unfinished = metadata.unfinished_runs([found.coordinates for found in candidates if found.coordinates])
         self._look_up_dags({found.coordinates.dag_id for found in candidates if found.coordinates})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
@@ -41,6 +41,13 @@ class FoundBlob(NamedTuple):
     kind: BlobKind
     #: None if its key is of no known layout; nobody asks that of a blob that is referenced.
     name: BlobName | None = None
+
+    def named(self, in_full: Mapping[Coordinates, Coordinates]) -> FoundBlob:
+        """The same, with the ids that are known to be meant."""
+        whose = self.coordinates
+        if self.name is None or whose is None or whose not in in_full:
+            return self
+        return self._replace(name=replace(self.name, coordinates=in_full[whose]))
 
     @property
     def coordinates(self) -> Coordinates | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.errors import ConfigurationError, PartialFailure
-from include.xcom_maintenance.core.records import Blob
+from include.xcom_maintenance.core.records import Blob, Coordinates
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.reports.report import Table
 from include.xcom_maintenance.restore.job import RestoreJob
@@ -40,7 +40,8 @@ def plan(job: RestoreJob) -> None:
     with report.phase("plan"), job.place.write_manifest() as manifest:
         manifest.add(**job.plan_header("quarantine", job.metadata.now()))
         for batch in _batches(_newest_first(job, chosen)):
-            wanted = [(blob, origin) for blob, origin in batch if _chosen(job, settings, origin)]
+            whose = _whose(job, [origin for _, origin in batch])
+            wanted = [(blob, origin) for blob, origin in batch if _chosen(settings, whose[origin])]
             there = {found.key for found in blobs.head([origin for _, origin in wanted])}
             for blob, origin in wanted:
                 if origin in there:
@@ -48,7 +49,7 @@ def plan(job: RestoreJob) -> None:
                     continue
                 figures["blobs_to_restore"] += 1
                 figures["blob_bytes_to_restore"] += blob.size
-                row = by_dag.setdefault(_dag_of(job, origin) or "", [0, 0])
+                row = by_dag.setdefault(owner.dag_id if (owner := whose[origin]) else "", [0, 0])
                 row[0], row[1] = row[0] + 1, row[1] + blob.size
                 modified = blob.last_modified.isoformat() if blob.last_modified else None
                 manifest.add(
@@ -58,9 +59,9 @@ def plan(job: RestoreJob) -> None:
     report.headline = dict(figures)
     if is_anothers(marked := marked_owner(blobs), job.identity.owner):
         report.warn(
-            f"The blob base path has another owner, the metadata database {marked}. Blobs return, but their copies stay "
-            "in the quarantine, and the owner's next reconciliation would take the blobs again. Give each Airflow a base "
-            "path of its own."
+            f"The blob base path has another owner, the metadata database {marked}. Blobs return, but their copies "
+            "stay in the quarantine, and the owner's next reconciliation would take the blobs again. Give each Airflow "
+            "a base path of its own."
         )
     rows = sorted(([dag_id, *row] for dag_id, row in by_dag.items()), key=lambda row: -row[1])
     report.put(Table("Blobs in quarantine that could return", ["DAG", "blobs", "bytes"], rows[: settings.top_entries]))
@@ -98,16 +99,18 @@ def _newest_first(job: RestoreJob, chosen: str | None) -> Iterator[tuple[Blob, s
                 yield blob, origin
 
 
-def _chosen(job: RestoreJob, settings: RestoreSettings, origin: str) -> bool:
-    whose = returning(job).coordinates_of(origin)
+def _whose(job: RestoreJob, origins: list[str]) -> dict[str, Coordinates | None]:
+    """The task instances of some blobs; ids that are cut in their names are whole where this Airflow knows them."""
+    formats = returning(job)
+    found = {origin: formats.coordinates_of(origin) for origin in origins}
+    in_full = job.metadata.named_in_full({whose for whose in found.values() if whose is not None})
+    return {origin: in_full.get(whose, whose) if whose else None for origin, whose in found.items()}
+
+
+def _chosen(settings: RestoreSettings, whose: Coordinates | None) -> bool:
     if whose is None:
         return not (settings.dag_ids or settings.run_ids or settings.task_ids)
     return settings.chooses(whose.dag_id, whose.run_id, whose.task_id)
-
-
-def _dag_of(job: RestoreJob, origin: str) -> str | None:
-    whose = returning(job).coordinates_of(origin)
-    return whose.dag_id if whose else None
 
 
 def _batches(stream: Iterable[Any]) -> Iterator[list[Any]]:

@@ -40,8 +40,8 @@ def warn_of_another(report: Report, marked: str | None, owner: str) -> None:
     if is_anothers(marked, owner):
         report.warn(
             f"The blob base path has another owner, the metadata database {marked}; this one is {owner}. What the "
-            "owner finds no row for it moves into quarantine, values of this Airflow too: xcom_restore puts those back. Give "
-            "each Airflow a base path of its own."
+            "owner finds no row for it moves into quarantine, values of this Airflow too: xcom_restore puts those "
+            "back. Give each Airflow a base path of its own."
         )
 
 

@@ -239,6 +239,8 @@ def _verified(
     keys = {blob.key: original(blob.key) for blob in batch}
     referenced = metadata.referenced(set(keys.values()))
     runs = {key: found for key in keys.values() if (found := formats.coordinates_of(key)) is not None}
+    in_full = metadata.named_in_full(set(runs.values())) if runs else {}
+    runs = {key: in_full.get(found, found) for key, found in runs.items()}
     unfinished = metadata.unfinished_runs(runs.values()) if runs else set()
     doomed = []
     for blob in batch:

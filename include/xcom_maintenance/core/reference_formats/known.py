@@ -24,7 +24,7 @@ OBJECT_STORAGE_BY_TASK_INSTANCE = layout(
 )
 
 #: ``<dag>/<run>/<task>/<uuid4>.xcb``, the ids percent-encoded: this project's own backend (its module ``names``). A
-#: very long id is cut: such a blob may name no DAG that is known, and is left alone as foreign.
+#: very long id is cut and ends in a hash, by which it is compared with the ids that are known.
 OWN = layout("xcom_blob_backend", f"{_PLACE}(?P<unique>{UUID4})\\.xcb", quoted=True)
 
 #: ``s3_xcom_<uuid4>[.gz]`` and ``gcs_xcom_<uuid4>[.gz]``: the backends of astronomer-providers. The row holds the bare

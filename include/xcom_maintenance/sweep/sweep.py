@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import islice
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
-from include.xcom_maintenance.core.ages import Age, age_of
+from include.xcom_maintenance.core.ages import Age, age_of, believed
 from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
@@ -24,10 +24,13 @@ from include.xcom_maintenance.metadata.ports.shared import Metadata, SweepMetada
 from include.xcom_maintenance.reports.report import Report, Table
 from include.xcom_maintenance.settings.common import CommonSettings
 from include.xcom_maintenance.sweep.ledger import Ledger
+from include.xcom_maintenance.sweep.quarantine import FOLDER
 
 #: Candidates of one batch. A look at the metadata database reads the whole table, however many it is asked about; with
 #: more, the last of a batch would be deleted long after it was verified.
 _BATCH = 50_000
+#: A copy that is so much younger than the blob was made of the blob as it is.
+_LONG_AFTER = timedelta(hours=1)
 #: Copies under way at once.
 _COPIES = 8
 
@@ -180,7 +183,10 @@ def sweep(
         old = _old(batch, modified_before, metadata.now(), into)
         if ledger.goes_on:
             old = _still_there(old, blobs, into)
-        copied = _copy(old, blobs, quarantine, into) if quarantine else old
+        if old:
+            blobs.honours_conditions()  # whoever may not delete anything is told so before anything is copied
+        earlier = _earlier_copies(old, quarantine) if quarantine else {}
+        copied = _copy(old, blobs, quarantine, into, earlier) if quarantine else old
         if copied:
             ledger.intend(copied)
         doomed = _verified(copied, into, metadata, formats, original)
@@ -197,6 +203,7 @@ def sweep(
             else:
                 into.left[deletion.result] += 1
         if quarantine:
+            _renew(quarantine, [earlier[key] for key in gone if key in earlier])
             # Of blobs that were not copied, too: some stores copy what was written again before that can be seen.
             _take_back(quarantine, blobs, [blob.key for blob in old if blob.key not in gone])
         progress.add(len(batch))
@@ -255,11 +262,56 @@ def _verified(
     return doomed
 
 
-def _copy(batch: Sequence[Blob], blobs: BlobStore, quarantine: Quarantine, into: Swept) -> list[Blob]:
-    """Those of which the very version that was looked at now lies in the quarantine, too."""
+def _earlier_copies(batch: Sequence[Blob], quarantine: Quarantine) -> dict[str, Blob]:
+    """The copies that earlier runs left of blobs that they could not delete, by the keys of the blobs.
+
+    Without this every run would add a copy where a store denies deleting the original and the copy.
+    """
+    wanted = {blob.key: blob for blob in batch}
+    found = {}
+    for copy in quarantine.store.list() if wanted else ():
+        folder, _, key = copy.key.partition("/")
+        if folder != quarantine.folder and key in wanted and FOLDER.fullmatch(folder) and _is_copy(copy, wanted[key]):
+            found[key] = copy
+    return found
+
+
+def _is_copy(copy: Blob, blob: Blob) -> bool:
+    """Whether what is under the name of a copy is what the blob is now.
+
+    It is if their versions are the same, which for S3 are hashes of the content, or if the copy was made long after the
+    blob was last written: one that was made while it was written is hardly younger than the blob.
+    """
+    if copy.size != blob.size:
+        return False
+    same = copy.version is not None and copy.version == blob.version
+    made, written = believed(copy.last_modified), believed(blob.last_modified)
+    return same or (made is not None and written is not None and made > written + _LONG_AFTER)
+
+
+def _renew(quarantine: Quarantine, copies: Iterable[Blob]) -> None:
+    """Let what is in quarantine only now be there for as long as everything else: move it into the plan's folder."""
+    moved = [
+        copy
+        for copy in copies
+        if quarantine.store.copy_to(copy, target=quarantine.store.base, key=quarantine.key(copy.key.partition("/")[2]))
+    ]
+    for _ in quarantine.store.delete_unchanged(moved):
+        pass
+
+
+def _copy(
+    batch: Sequence[Blob], blobs: BlobStore, quarantine: Quarantine, into: Swept, earlier: Mapping[str, Blob]
+) -> list[Blob]:
+    """Those of which the very version that was looked at now lies in the quarantine, too.
+
+    :param earlier: those that lie there already.
+    """
 
     def copy(blob: Blob) -> str | None:
         """Why there is no copy; None if there is one."""
+        if blob.key in earlier:
+            return None
         try:
             if blobs.copy_to(blob, target=quarantine.store.base, key=quarantine.key(blob.key)):
                 return None

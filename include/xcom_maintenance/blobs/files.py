@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
+from include.xcom_maintenance.blobs.port import DeleteResult, Deletion, Uploads
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
 from include.xcom_maintenance.core.records import Blob
@@ -90,6 +90,9 @@ class FileBlobStore:
 
     def honours_conditions(self) -> bool:
         return False  # no file system can delete a file on condition that it is unchanged
+
+    def unfinished_uploads(self) -> Uploads | None:
+        return None
 
     def deletes_only_unchanged(self) -> bool:
         return True  # see _delete

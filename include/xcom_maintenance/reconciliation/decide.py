@@ -8,6 +8,7 @@ from typing import Any
 from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.core.sizes import human_bytes
 from include.xcom_maintenance.flow.collector import heap_set_aside
+from include.xcom_maintenance.flow.uploads import tell_of_uploads
 from include.xcom_maintenance.reconciliation.findings import Figures
 from include.xcom_maintenance.reconciliation.guard import (
     ReconciliationFigures,
@@ -51,6 +52,8 @@ def decide(job: ReconciliationJob) -> None:
             _copy(job.place.read_lines(f"found-{number}"), manifest)
         report.manifest = manifest.path
     describe(job, figures, planned["references"])
+    with report.phase("unfinished uploads"):
+        tell_of_uploads(job)
     last = last_reconciliation(job)
     with report.phase("guard"):
         orphans = figures.kinds[BlobKind.ORPHAN]

@@ -126,6 +126,35 @@ def test_no_orphan_stays_without_a_reason(bundle: Bundle, bucket: Bucket, histor
     assert summary["orphans_quarantined"] == 2
 
 
+def test_no_row_of_a_cleanup_stays_without_a_reason(bundle: Bundle, history: History) -> None:
+    old, cleared = history.run("a", 30), history.run("a", 29)
+    for number in range(3):
+        history.xcom(old, age_days=30, key=str(number))
+        history.xcom(cleared, age_days=29, key=str(number))
+    history.run("a", 1)
+    planned = bundle.task(CLEANUP, "plan", run_id="r", mode="enforce")
+    history.connection.execute("UPDATE dag_run SET state = 'queued' WHERE id = %s", (cleared.dag_run_id,))
+    outcome = Outcome(bundle, CLEANUP, "r", bundle.apply(planned, run_id="r", mode="enforce"), None)
+    assert outcome.report["headline"]["rows_to_delete"] == 6
+    reasons = accounted(outcome, "rows_to_delete", ("rows_deleted",), "Rows of the plan that were not deleted")
+    assert list(reasons.values()) == [3]
+
+
+def test_no_blob_of_a_restore_stays_without_a_reason(bundle: Bundle, bucket: Bucket, history: History) -> None:
+    run = history.run("a", 1)
+    history.xcom(run, bucket.blob(run, age_days=1), age_days=1)
+    keys = [f"xcom/a/gone/t/{uuid.uuid4()}" for _ in range(3)]
+    for key in keys:
+        bucket.put(key, b"orphan", age_days=30)
+    bundle.run(RECONCILIATION, mode="enforce").succeeded()
+    planned = bundle.task("xcom_restore", "plan", run_id="r", mode="enforce", quarantine="all")
+    bucket.put(keys[0], b"new")
+    summary = bundle.task("xcom_restore", "apply", planned, run_id="r", mode="enforce", quarantine="all")
+    outcome = Outcome(bundle, "xcom_restore", "r", summary, None)
+    reasons = accounted(outcome, "blobs_to_restore", ("blobs_restored",), "Blobs that did not return")
+    assert reasons == {"a blob is there already": 1}
+
+
 def test_no_dangling_row_stays_without_a_reason(bundle: Bundle, bucket: Bucket, history: History) -> None:
     done, going = history.run("a", 3), history.run("a", 4, state="running")
     live = history.run("a", 1)

@@ -135,6 +135,11 @@ def apply(job: RestoreJob) -> None:
         for batch in _batches(lines):
             failed += _put_back(batch, blobs, quarantine, figures, takes_out=ours)
             progress.add(len(batch))
+    # What was planned and did not happen.
+    there = figures["blobs_to_restore"] - figures["blobs_restored"] - failed
+    reasons = {"a blob is there already": there, "it changed or went from the quarantine": failed}
+    if rows := [[why, number] for why, number in reasons.items() if number > 0]:
+        job.report.put(Table("Blobs that did not return", ["reason", "blobs"], rows), first=True)
     if failed:
         raise PartialFailure(
             f"{failed:,} blobs could not be put back, {figures['blobs_restored']:,} were",

@@ -1,20 +1,21 @@
 """
 ### XCom cleanup
 
-Deletes XCom rows that the retention policy has done with, then the blobs that those rows referred to.
+Deletes XCom rows that the retention rules no longer keep, then the blobs that those rows referred to.
 
-* **What goes:** rows pushed more than `max_age_days` ago (default 7) and, where a rule says so, rows beyond the newest
-  `max_runs` finished runs of a DAG. Rules match by DAG, tag, task and key; the first that matches a row decides.
-* **What stays, whatever its age:** rows of runs that are not finished, or have a task that is not; the newest
-  `min_runs` finished runs of each DAG (default 1); what a rule holds.
+* **What is deleted:** rows pushed more than `max_age_days` ago (default 7) and, if `max_runs` is set, rows beyond the
+  newest `max_runs` finished runs of a DAG. Rules match by DAG, tag, task and key; the first rule that matches a row
+  decides.
+* **What stays, whatever its age:** rows of runs that are not finished or have an unfinished task; rows of the newest
+  `min_runs` finished runs of each DAG (default 1); rows held by a rule.
 * **Mode:** `report` (the default) writes the plan and changes nothing. `enforce` carries it out: `plan` writes it,
-  `approve` asks a person if it is above a limit (no answer means no), `share_out` divides it,
-  `delete_rows` deletes in short transactions, `finish` deletes the blobs and writes the report.
-* **Archive:** with `archive_path` set, rows are written there before they are deleted; `xcom_restore` puts them back.
+  `approve` asks a person if it exceeds a limit (no answer means no), `share_out` divides it, `delete_rows` deletes rows
+  in short transactions, `finish` deletes the blobs and writes the report.
+* **Archive:** with `archive_path` set, rows are archived before they are deleted; `xcom_restore` puts them back.
 
-Settings come from the trigger form, then from the Airflow Variable `xcom_maintenance`, then from
-`include/xcom_maintenance.yaml`. The report lies under `<report path>/xcom_cleanup/<run_id>.md`, and its last table says
-where each setting came from.
+Settings come from the trigger form, then the Airflow Variable `xcom_maintenance`, then
+`include/xcom_maintenance.yaml`. The report is `<report path>/xcom_cleanup/<run_id>.md`; its last table shows where each
+setting came from.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 from airflow.sdk import TriggerRule, dag, task
 
-# `include/` lies beside this file or above it, wherever the bundle was dropped; it joins an `include` that is there.
+# Find `include/` beside this file or above it, and merge it with an existing `include` package.
 _HERE = Path(__file__).absolute()
 _HOME = next((p for p in _HERE.parents if (p / "include" / "xcom_maintenance").is_dir()), _HERE.parent)
 sys.path += [str(_HOME)] if str(_HOME) not in sys.path else []
@@ -59,7 +60,7 @@ from include.xcom_maintenance.flow import approval, callbacks
 def xcom_cleanup() -> None:
     @task(multiple_outputs=False)
     def plan() -> dict[str, Any]:
-        """Find out what goes and what stays, and write it down; changes nothing."""
+        """Plan what to delete and what to keep; changes nothing."""
         from include.xcom_maintenance.bundle.flows import CLEANUP
         from include.xcom_maintenance.cleanup.plan import plan
 
@@ -67,20 +68,20 @@ def xcom_cleanup() -> None:
 
     @task(multiple_outputs=False)
     def share_out(planned: dict[str, Any]) -> list[dict[str, Any]]:
-        """Divide the plan between tasks; skipped in report mode and if the plan was rejected."""
+        """Divide the plan between tasks; skipped in report mode or if the plan was rejected."""
         from include.xcom_maintenance.bundle.flows import CLEANUP
         from include.xcom_maintenance.cleanup.share_out import share_out
 
         return CLEANUP.part(share_out, planned)
 
-    # Of a share that failed `finish` tells, once for all of them and with the counts.
+    # `finish` reports failed shares, once for all of them and with the counts.
     @task(
         multiple_outputs=False,
         map_index_template="{{ task.op_kwargs['shard']['shard'] }}",
         on_failure_callback=None,
     )
     def delete_rows(planned: dict[str, Any], shard: dict[str, Any]) -> dict[str, Any]:
-        """Delete the rows of a share, in short transactions that check every condition again."""
+        """Delete one share's rows in short transactions that recheck every condition."""
         from include.xcom_maintenance.bundle.flows import CLEANUP
         from include.xcom_maintenance.cleanup.delete_rows import delete_rows
 
@@ -88,7 +89,7 @@ def xcom_cleanup() -> None:
 
     @task(multiple_outputs=False, trigger_rule=TriggerRule.ALL_DONE)
     def finish(planned: dict[str, Any] | None, shards: list[dict[str, Any]] | None) -> dict[str, Any]:
-        """Delete the blobs whose rows are gone, and write the report; fails if a task before it did."""
+        """Delete the blobs of deleted rows and write the report; fails if an earlier task failed."""
         from include.xcom_maintenance.bundle.flows import CLEANUP
         from include.xcom_maintenance.cleanup.finish import finish
 

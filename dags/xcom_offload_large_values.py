@@ -1,21 +1,23 @@
 """
 ### XCom offload
 
-Moves large values that are in the `xcom` table into the blobs of this project's XCom backend, or brings them back.
-Started by hand; made for an Airflow that has switched to that backend and has years of large values in its database.
+Moves large values from the `xcom` table into blobs of this project's XCom backend, or back. Triggered by hand; made for
+an Airflow that has switched to that backend and still has years of large values in its database.
 
-* **What moves:** values of finished runs from `offload_threshold_bytes` on (default: the backend's own threshold). Each
-  goes into a blob just as it is in its row, and the row then refers to the blob. Tasks get the same value as before.
-* **What stays:** values of runs that are not finished; values that may name other blobs, which would lose their
-  protection; what the scheduler reads itself; a row that changes in between.
-* **Safety:** a canary shows that the backend which this Airflow uses reads what rows would hold. A blob is written and
-  read back before its row changes; the row is locked, and changes only if it holds what was read.
-* **Back:** `direction: inline`, for instance before you switch to another backend. The blobs are left to
-  `xcom_orphan_reconciliation`.
-* **Mode:** `report` (the default) says what would move, how far it would shrink and what that frees. `enforce` moves.
-* **Without the backend** it says what could be gained by it, and changes nothing.
+* **What moves:** values of finished runs that have at least `offload_threshold_bytes` (default: the backend's own
+  threshold). Each value is written to a blob exactly as its row holds it, and the row then refers to the blob. Tasks
+  read the same value as before.
+* **What stays:** values of unfinished runs; values that may name other blobs and so protect them; values that the
+  scheduler reads itself; rows that change in the meantime.
+* **Safety:** a canary first proves that the active backend can read what the rows would hold. Each blob is written and
+  read back before its row changes; the row is locked, and changes only if it still holds the value that was read.
+* **Back:** `direction: inline`, for instance before you switch to another backend. `xcom_orphan_reconciliation` then
+  takes care of the blobs.
+* **Mode:** `report` (the default) shows what would move, how well it compresses and how much space that frees.
+  `enforce` moves the values.
+* **With another backend,** it only reports what you could gain.
 
-Mode, direction and DAGs are chosen in the trigger form only. The report lies under
+Choose mode, direction and DAGs in the trigger form; other sources do not count. The report is
 `<report path>/xcom_offload_large_values/<run_id>.md`.
 """
 
@@ -29,7 +31,7 @@ from typing import Any
 
 from airflow.sdk import dag, task
 
-# `include/` lies beside this file or above it, wherever the bundle was dropped; it joins an `include` that is there.
+# Find `include/` beside this file or above it, and merge it with an existing `include` package.
 _HERE = Path(__file__).absolute()
 _HOME = next((p for p in _HERE.parents if (p / "include" / "xcom_maintenance").is_dir()), _HERE.parent)
 sys.path += [str(_HOME)] if str(_HOME) not in sys.path else []
@@ -61,7 +63,7 @@ from include.xcom_maintenance.offload import form
 def xcom_offload_large_values() -> None:
     @task(multiple_outputs=False)
     def plan() -> dict[str, Any]:
-        """Find the values that would move, and say what that would give; changes nothing."""
+        """Find the values to move and estimate what that would gain; changes nothing."""
         from include.xcom_maintenance.bundle.flows import OFFLOAD
         from include.xcom_maintenance.offload.plan import plan
         from include.xcom_maintenance.xcom_backend import mover

@@ -1,22 +1,22 @@
 """
 ### XCom orphan reconciliation
 
-Compares the blobs below the blob base path with the references in the metadata database, both ways.
+Compares the blobs below the blob base path with the references in the metadata database, in both directions.
 
 * **Orphan blobs:** no row refers to them, and they are older than the grace period (`grace_period_days`, default 7).
-  The report tells the probable cause of each. In `enforce` mode each is looked up again in the database and in the
-  store, and disposed of only if it is still an orphan and still unchanged.
-* **Disposal:** `quarantine` (the default) moves a blob beside the base path, from where `xcom_restore` takes it back,
-  and deletes it after `quarantine_days`; `delete` deletes it.
-* **Dangling references:** the row is there, the blob is gone; a task that pulls it gets the path as its value. They
-  are reported.
-* **Left alone:** objects whose name is of no known XCom backend or does not say whose they are, blobs of DAGs that
-  this Airflow never knew, and everything outside the base path.
+  The report gives the probable cause of each. In `enforce` mode, each is checked again in the database and the store,
+  and removed only if it is still an orphan and unchanged.
+* **Disposal:** `quarantine` (the default) moves a blob to a folder beside the base path, from where `xcom_restore` can
+  bring it back, and deletes it after `quarantine_days`; `delete` deletes it right away.
+* **Dangling references:** the row is there but its blob is missing; a task that pulls the value gets the path instead.
+  They are reported; with `delete_dangling_rows`, those of finished runs are deleted.
+* **Left alone:** objects whose names match no known XCom backend or do not say which DAG they belong to, blobs of DAGs
+  that this Airflow never knew, and everything outside the base path.
 
-Several tasks `find`, each in a range of keys; `decide` joins what they found. The guard stops the run, before
-anything is changed, if the findings look like a wrong database or a wrong base path; a plan that is merely large
-waits for `approve`. The report lies under `<report path>/xcom_orphan_reconciliation/<run_id>.md`, beside a manifest
-that names every orphan.
+Several `find` tasks each search a range of keys; `decide` combines their findings. The guard stops the run before
+anything is changed if the findings suggest a wrong database or base path; a plan that is merely large waits for
+`approve`. The report is `<report path>/xcom_orphan_reconciliation/<run_id>.md`; the manifest beside it names every
+orphan.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 from airflow.sdk import TriggerRule, dag, task
 
-# `include/` lies beside this file or above it, wherever the bundle was dropped; it joins an `include` that is there.
+# Find `include/` beside this file or above it, and merge it with an existing `include` package.
 _HERE = Path(__file__).absolute()
 _HOME = next((p for p in _HERE.parents if (p / "include" / "xcom_maintenance").is_dir()), _HERE.parent)
 sys.path += [str(_HOME)] if str(_HOME) not in sys.path else []
@@ -61,7 +61,7 @@ from include.xcom_maintenance.reconciliation import form
 def xcom_orphan_reconciliation() -> None:
     @task(multiple_outputs=False)
     def plan() -> dict[str, Any]:
-        """Read the references, and divide the keys between tasks."""
+        """Read the references and divide the keys into ranges."""
         from include.xcom_maintenance.bundle.flows import RECONCILIATION
         from include.xcom_maintenance.reconciliation.plan import plan
 
@@ -69,7 +69,7 @@ def xcom_orphan_reconciliation() -> None:
 
     @task(multiple_outputs=False)
     def split(planned: dict[str, Any]) -> list[dict[str, Any]]:
-        """The ranges of keys, one for each task."""
+        """List the key ranges, one for each task."""
         from include.xcom_maintenance.bundle.flows import RECONCILIATION
         from include.xcom_maintenance.reconciliation.plan import split
 
@@ -77,16 +77,16 @@ def xcom_orphan_reconciliation() -> None:
 
     @task(multiple_outputs=False, map_index_template="{{ task.op_kwargs['shard']['shard'] }}")
     def find(planned: dict[str, Any], shard: dict[str, Any]) -> dict[str, Any]:
-        """Compare the listing of a range of keys with its references; changes nothing."""
+        """Compare the blobs in one key range with its references; changes nothing."""
         from include.xcom_maintenance.bundle.flows import RECONCILIATION
         from include.xcom_maintenance.reconciliation.find import find
 
         return RECONCILIATION.part(lambda job: find(job, shard), planned, reports=True)
 
-    # Without a range, which is if a reference cannot be read, there is nothing to find but something to say.
+    # If a reference cannot be read, there are no ranges and `find` is skipped, but the report is still due.
     @task(multiple_outputs=False, trigger_rule=TriggerRule.NONE_FAILED)
     def decide(planned: dict[str, Any]) -> dict[str, Any]:
-        """Join what was found into the manifest and the report; the guard looks at it."""
+        """Combine the findings into the manifest and the report, and apply the guard."""
         from include.xcom_maintenance.bundle.flows import RECONCILIATION
         from include.xcom_maintenance.reconciliation.decide import decide
 
@@ -94,20 +94,20 @@ def xcom_orphan_reconciliation() -> None:
 
     @task(multiple_outputs=False)
     def share_out(found: dict[str, Any]) -> list[dict[str, Any]]:
-        """Divide the orphans between tasks; skipped in report mode and if the plan was rejected."""
+        """Divide the orphans between tasks; skipped in report mode or if the plan was rejected."""
         from include.xcom_maintenance.bundle.flows import RECONCILIATION
         from include.xcom_maintenance.reconciliation.share_out import share_out
 
         return RECONCILIATION.part(share_out, found)
 
-    # Of a share that failed `finish` tells, once for all of them and with the counts.
+    # `finish` reports failed shares, once for all of them and with the counts.
     @task(
         multiple_outputs=False,
         map_index_template="{{ task.op_kwargs['shard']['shard'] }}",
         on_failure_callback=None,
     )
     def sweep(found: dict[str, Any], shard: dict[str, Any]) -> dict[str, Any]:
-        """Verify each orphan of a share again, and dispose of it."""
+        """Recheck each orphan in one share, then quarantine or delete it."""
         from include.xcom_maintenance.bundle.flows import RECONCILIATION
         from include.xcom_maintenance.reconciliation.sweep_orphans import sweep_orphans
 
@@ -115,7 +115,7 @@ def xcom_orphan_reconciliation() -> None:
 
     @task(multiple_outputs=False, trigger_rule=TriggerRule.ALL_DONE)
     def finish(found: dict[str, Any] | None, shards: list[dict[str, Any]] | None) -> dict[str, Any]:
-        """Purge the quarantine and write the report; fails if a task before it did."""
+        """Purge the quarantine and write the report; fails if an earlier task failed."""
         from include.xcom_maintenance.bundle.flows import RECONCILIATION
         from include.xcom_maintenance.reconciliation.finish import finish
 

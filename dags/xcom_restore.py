@@ -1,20 +1,19 @@
 """
 ### XCom restore
 
-Puts back XCom rows that `xcom_cleanup` deleted, from the archive that it wrote of them (`archive_path`). Started by
-hand.
+Puts back XCom rows that `xcom_cleanup` deleted, from its archive (`archive_path`). Triggered by hand.
 
-* **What returns:** rows of the chosen `archive`, or those of `dag_ids`, `run_ids` and `task_ids` among them, whose run
-  and task instance are still there. They return just as they were, timestamps included.
-* **What does not:** a row that is there is left as it is; a row whose blob is gone stays away, since a task would be
-  given a path instead of a value. An archive of another database is refused.
-* **Blobs:** with `quarantine` filled in, puts blobs back that the reconciliation moved into quarantine, those of the
-  chosen DAGs, runs and tasks; never over a blob that is there.
+* **What returns:** the rows of the chosen `archive`, limited to `dag_ids`, `run_ids` and `task_ids` if given, as long
+  as their run and task instance still exist. They come back exactly as they were, timestamps included.
+* **What does not:** existing rows are never changed. A row whose blob is gone is not restored, because a task would get
+  a path instead of the value. The archive of another database is refused.
+* **Blobs:** fill in `quarantine` to put back blobs that the reconciliation quarantined, of the chosen DAGs, runs and
+  tasks. Existing blobs are never overwritten.
 * **Mode:** `report` (the default) counts and changes nothing. `enforce` restores.
-* **Before the next cleanup:** it would delete the rows again. Put a rule with `hold: true` first in `retention`.
+* **Before the next cleanup:** it would delete the rows again, so put a rule with `hold: true` first in `retention`.
 
-The choice is made in the trigger form only; where things are, as for the other DAGs. The report lies under
-`<report path>/xcom_restore/<run_id>.md`.
+Choose what to restore in the trigger form; other sources do not count. Paths and Connections are configured as for the
+other DAGs. The report is `<report path>/xcom_restore/<run_id>.md`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from typing import Any
 
 from airflow.sdk import dag, task
 
-# `include/` lies beside this file or above it, wherever the bundle was dropped; it joins an `include` that is there.
+# Find `include/` beside this file or above it, and merge it with an existing `include` package.
 _HERE = Path(__file__).absolute()
 _HOME = next((p for p in _HERE.parents if (p / "include" / "xcom_maintenance").is_dir()), _HERE.parent)
 sys.path += [str(_HOME)] if str(_HOME) not in sys.path else []
@@ -59,7 +58,7 @@ from include.xcom_maintenance.restore import form
 def xcom_restore() -> None:
     @task(multiple_outputs=False)
     def plan() -> dict[str, Any]:
-        """Find out which archived rows could return, and write it down; changes nothing."""
+        """Find out what can be restored; changes nothing."""
         from include.xcom_maintenance.bundle.flows import RESTORE
         from include.xcom_maintenance.restore.steps import plan
 
@@ -67,7 +66,7 @@ def xcom_restore() -> None:
 
     @task(multiple_outputs=False)
     def apply(planned: dict[str, Any]) -> dict[str, Any]:
-        """Put the rows back; skipped in report mode."""
+        """Restore the rows or blobs; skipped in report mode."""
         from include.xcom_maintenance.bundle.flows import RESTORE
         from include.xcom_maintenance.restore.steps import apply
 

@@ -1,20 +1,20 @@
 """
 ### XCom key rotation
 
-Re-encrypts what old keys hold, so that they can be taken out of the configuration. For the XCom backend of this project
-(`xcom_blob_backend`), whose first key seals and whose others only open. Started by hand, after a new first key has
-reached every worker and the tasks that began before are over.
+Re-encrypts values that still use old keys of this project's XCom backend (`xcom_blob_backend`), so that you can remove
+those keys. The backend encrypts with the first configured key and only decrypts with the others. Trigger it by hand
+once every worker has the new first key and the tasks that started before have ended.
 
-* **`report`** (the default, whatever is configured for other DAGs) says which key holds how much, of which DAG, and
-  which keys may be removed: those that seal no value any more.
-* **`enforce`** seals each of these values again, in blobs and in rows, of unfinished runs too, and counts again. A row
-  is changed only if it still holds what was sealed again, and keeps its timestamp. The role needs the right
+* **`report`** (the default, whatever is configured for other DAGs) shows how much each key still encrypts, by DAG, and
+  which keys you can remove because they encrypt nothing any more.
+* **`enforce`** re-encrypts these values, in blobs and in rows, of unfinished runs too, and then counts again. A row is
+  changed only if it still holds the value that was re-encrypted, and keeps its timestamp. The role needs
   `UPDATE (value)` on `xcom`.
-* **No blob is overwritten that a row refers to, and none is deleted.** The former ones are orphans, which
-  `xcom_orphan_reconciliation` disposes of after the grace period.
-* **Left alone, and the run fails in the end:** values whose key is not configured, and those that do not open.
+* **No blob that a row refers to is overwritten, and none is deleted.** The old blobs become orphans, which
+  `xcom_orphan_reconciliation` removes after the grace period.
+* **Values whose key is not configured, and values that cannot be decrypted,** are left alone; the run fails at the end.
 
-A run that was killed or has used up `max_minutes` is simply started again. The report lies under
+If a run is killed or reaches `max_minutes`, simply trigger it again. The report is
 `<report path>/xcom_rotate_keys/<run_id>.md`.
 """
 
@@ -28,7 +28,7 @@ from typing import Any
 
 from airflow.sdk import dag, task
 
-# `include/` lies beside this file or above it, wherever the bundle was dropped; it joins an `include` that is there.
+# Find `include/` beside this file or above it, and merge it with an existing `include` package.
 _HERE = Path(__file__).absolute()
 _HOME = next((p for p in _HERE.parents if (p / "include" / "xcom_maintenance").is_dir()), _HERE.parent)
 sys.path += [str(_HOME)] if str(_HOME) not in sys.path else []
@@ -60,7 +60,7 @@ from include.xcom_maintenance.key_rotation import form
 def xcom_rotate_keys() -> None:
     @task(multiple_outputs=False)
     def plan() -> dict[str, Any]:
-        """Find out which key holds what, and write it down; changes nothing."""
+        """Find out what each key encrypts; changes nothing."""
         from include.xcom_maintenance.bundle.flows import ROTATION
         from include.xcom_maintenance.key_rotation.plan import plan
         from include.xcom_maintenance.xcom_backend.vault import BackendVault
@@ -69,7 +69,7 @@ def xcom_rotate_keys() -> None:
 
     @task(multiple_outputs=False)
     def apply(planned: dict[str, Any]) -> dict[str, Any]:
-        """Re-encrypt, and count again; skipped in report mode."""
+        """Re-encrypt the values, then count again; skipped in report mode."""
         from include.xcom_maintenance.bundle.flows import ROTATION
         from include.xcom_maintenance.key_rotation.apply import apply
         from include.xcom_maintenance.xcom_backend.vault import BackendVault

@@ -1,27 +1,28 @@
 """
 ### XCom size audit
 
-Tells what grows, whose it is, what will break next and what to do about it. The report begins with a scorecard and with
-what to do, each with the DAG, task or key that it is about. Then come
+Shows what grows, who owns it, what will break next and what to do about it. The report starts with a scorecard and a
+list of actions, each with the DAG, task or key concerned. Then come:
 
-* rows, stored and logical bytes, in the database and in blobs, by DAG, task, key and day; size bands with a
-  recommendation each; what would leave the database at several thresholds of a backend; the largest entries;
-* the trend over past audits, the days on which the table reaches 20 GB and 50 GB, pushes per DAG and day, and the DAGs
-  whose growth changed most;
+* rows, stored bytes and logical bytes, in the database and in blobs, by DAG, task, key and day; size bands with a
+  recommendation for each; what a backend would take out of the database at several thresholds; the largest entries;
+* the trend over past audits, the days on which the table will reach 20 GB and 50 GB, pushes per DAG and day, and the
+  DAGs whose growth changed most;
 * values near the limits that break upgrades or tasks, rows that should not be there, mapped tasks with a large fan-out;
-* heap, TOAST, indexes, bloat, dead rows, vacuums, the age of transactions, and the tables that `db clean` left;
-* how long three canary values take through the XCom backend (they are removed again), and which of the newest values
-  hold secrets: where, never what.
+* heap, TOAST, indexes, bloat, dead rows, vacuums, transaction age, and the tables that `db clean` left behind;
+* how long three canary values take through the XCom backend (they are removed afterwards), and which of the newest
+  values contain secrets: the report says where, never what.
 
-Reads the database only: a role that may `SELECT` is enough, and so is a read replica. What it reads of values has a
-budget (`audit_budget_rows`, `_bytes`, `_seconds`); beyond it sizes are estimated from a sample, and the report says so.
+The audit only reads the database: a role with `SELECT` is enough, and so is a read replica. A budget limits how many
+values it reads (`audit_budget_rows`, `_bytes`, `_seconds`); beyond it, sizes are estimated from a sample, and the
+report says so.
 
-A threshold that is crossed is told to the notifier; with `fail_on_breach` it fails the run, after the report is
-written. Every audit updates the asset `xcom_size_audit`; its event has the headline of the report in `extra`, so a DAG
-can run on it: `@dag(schedule=[Asset("xcom_size_audit")])`.
+When a threshold is crossed, the notifier is called; with `fail_on_breach` the run also fails, after its report is
+written. Every audit updates the asset `xcom_size_audit`, with the report's headline in the event's `extra`, so a DAG
+can be scheduled on it: `@dag(schedule=[Asset("xcom_size_audit")])`.
 
-The report lies under `<report path>/xcom_size_audit/<run_id>.html` (and `.md`, `.json`); old reports of all DAGs of
-this bundle are pruned.
+The report is `<report path>/xcom_size_audit/<run_id>.html` (and `.md`, `.json`). Each audit also prunes old reports of
+all DAGs of this bundle.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from typing import Any
 
 from airflow.sdk import Asset, dag, task
 
-# `include/` lies beside this file or above it, wherever the bundle was dropped; it joins an `include` that is there.
+# Find `include/` beside this file or above it, and merge it with an existing `include` package.
 _HERE = Path(__file__).absolute()
 _HOME = next((p for p in _HERE.parents if (p / "include" / "xcom_maintenance").is_dir()), _HERE.parent)
 sys.path += [str(_HOME)] if str(_HOME) not in sys.path else []
@@ -45,7 +46,7 @@ include.__path__ = pkgutil.extend_path(include.__path__, "include")
 from include.xcom_maintenance.flow import callbacks
 from include.xcom_maintenance.size_audit import form
 
-#: Updated by every audit, with the headline in the extra of the event.
+#: Updated by every audit, with the headline in the event's extra.
 AUDITED = Asset("xcom_size_audit")
 
 

@@ -1,1 +1,1 @@
-"""``make demo``: three real DAGs, the trouble that really happens to their XComs, and the maintenance of it."""
+"""``make demo``: three real DAGs, the trouble their XComs get into, and the maintenance that fixes it."""

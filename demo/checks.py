@@ -1,4 +1,4 @@
-"""The closing check: whether what happened between the snapshots is what should have happened, and nothing else."""
+"""The closing check: what should have happened between the snapshots did happen, and nothing else."""
 
 from __future__ import annotations
 
@@ -48,24 +48,24 @@ class Story:
 def all_checks(story: Story) -> list[Check]:
     return [
         Check("Report mode changed neither the table nor the bucket", _changed_by_report(story)),
-        Check("The cleanup deleted exactly the rows and blobs that report mode had listed", _cleanup(story)),
+        Check("The cleanup deleted exactly the rows and blobs that report mode listed", _cleanup(story)),
         Check(
-            "The reconciliation deleted exactly the orphan blobs that report mode had listed, and no row",
+            "The reconciliation deleted exactly the orphan blobs that report mode listed, and no row",
             _reconciliation(story),
         ),
         Check("There was something to delete: rows, their blobs, orphan blobs", _idle(story)),
         Check(
-            "Every reference in the table resolves, but for the blob removed on purpose, which is reported",
+            "Every reference in the table resolves, except to the blob removed on purpose, which is reported",
             _unresolved(story),
         ),
-        Check("The unfinished run lost neither rows nor blobs", _lost_by_unfinished_run(story)),
-        Check(f"Nothing younger than {GRACE.days} days went: no row, no orphan blob", _young_losses(story)),
-        Check("The blobs of archived rows, and what belongs to somebody else, are untouched", _bystanders(story)),
+        Check("The unfinished run lost no rows and no blobs", _lost_by_unfinished_run(story)),
+        Check(f"Nothing younger than {GRACE.days} days was deleted: no row, no orphan blob", _young_losses(story)),
+        Check("The blobs of archived rows and other people's objects are untouched", _bystanders(story)),
         Check(
             f"No orphan blob older than {GRACE.days} days is left",
             _some("orphans", story.after.orphans_older_than(GRACE)),
         ),
-        Check("The restored run has its rows again as they were, but for those whose blobs are gone", _restored(story)),
+        Check("The restored run has its rows back unchanged, except those whose blobs are gone", _restored(story)),
     ]
 
 
@@ -122,7 +122,7 @@ def _lost_by_unfinished_run(story: Story) -> list[str]:
     before = rows(story.before)
     blobs = {row.blob for _, row in before if row.blob}
     return [
-        *([] if before and blobs else ["it had no rows or no blobs to lose"]),
+        *([] if before and blobs else ["it had no rows or blobs to lose"]),
         *_some("rows", before ^ rows(story.after)),
         *_some("blobs", blobs - story.after.objects.keys()),
     ]

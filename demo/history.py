@@ -53,16 +53,16 @@ def make_history(stack: Stack, screen: Screen) -> History:
     _wait_for_all(stack, screen, runs)
     for run in (unfinished, approved):
         _wait_for_person(stack, run)
-    screen.line(f"Both runs of {APPROVAL} wait for a person; one gets its approval, the other stays unfinished")
+    screen.line(f"Both runs of {APPROVAL} wait for approval; one is approved, the other stays unfinished")
     _approve(stack, approved)
     _wait_for_all(stack, screen, [approved])
     runs.append(approved)
 
-    screen.line("Backdating: the database's timestamps and the objects' modification times of these runs")
+    screen.line("Backdating these runs: timestamps in the database, modification times in the bucket")
     for run in (*runs, unfinished):
         _backdate(stack, run)
     oldest = max(run.age_days for run in runs)
-    screen.detail(f"they are now up to {oldest} days old, the unfinished one {_UNFINISHED_AGE}")
+    screen.detail(f"they are now up to {oldest} days old; the unfinished run is {_UNFINISHED_AGE} days old")
     return History(tuple(runs), unfinished)
 
 
@@ -89,7 +89,7 @@ def _wait_for_person(stack: Stack, run: Run, timeout: float = 240) -> None:
             raise StackError(f"{run.dag_id} failed (run {run.run_id})\n{logs}")
         return states["approve"] in {"awaiting_input", "deferred"}
 
-    wait_until(waits, timeout=timeout, what=f"{run.dag_id} {run.run_id} does not wait for a person", interval=0.5)
+    wait_until(waits, timeout=timeout, what=f"{run.dag_id} {run.run_id} is not waiting for approval", interval=0.5)
 
 
 def _wait_for_all(stack: Stack, screen: Screen, runs: list[Run], timeout: float = 240) -> None:

@@ -50,11 +50,11 @@ class Report:
 
 
 def prepare(stack: Stack, screen: Screen) -> None:
-    """Switch the DAGs on. Airflow then makes up for their latest scheduled runs, which only report."""
+    """Unpause the DAGs. Airflow then runs their latest scheduled interval, which only reports."""
     for dag_id in MAINTENANCE:
         stack.airflow.wait_for_dag(dag_id)
         stack.airflow.unpause(dag_id)
-    screen.line(f"Switched on: {', '.join(MAINTENANCE)}")
+    screen.line(f"Unpaused: {', '.join(MAINTENANCE)}")
 
 
 def run_together(stack: Stack, screen: Screen, runs: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Report]:
@@ -78,7 +78,7 @@ def run_and_approve(stack: Stack, screen: Screen, dag_id: str, conf: dict[str, A
     run_id = stack.airflow.trigger(dag_id, conf)
     stack.airflow.wait_for_question(dag_id, run_id)
     limits = ", ".join(f"{name}: {value}" for name, value in conf.items() if name != "mode")
-    screen.line(f"{dag_id} waits for a person, because of {limits}. It asks, with the whole plan below:")
+    screen.line(f"{dag_id} waits for approval, because of {limits}. It shows the whole plan and asks:")
     screen.detail(stack.airflow.question(dag_id, run_id)["subject"])
     stack.airflow.answer(dag_id, run_id, "Approve")
     screen.line("Approved through the REST API")
@@ -98,7 +98,7 @@ def _wait(stack: Stack, dag_id: str, run_id: str, timeout: float = 150) -> None:
             raise StackError(f"{dag_id} failed (run {run_id})\n{logs}")
         if time.monotonic() > deadline:
             states = {task["task_id"]: task["state"] for task in tasks}
-            raise StackError(f"{dag_id} is not finished after {timeout:.0f} s (run {run_id}): {states}")
+            raise StackError(f"{dag_id} has not finished after {timeout:.0f} s (run {run_id}): {states}")
         time.sleep(0.3)
 
 

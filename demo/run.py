@@ -47,12 +47,12 @@ def main() -> int:
     except StackError as error:
         screen.heading("The demo failed")
         screen.block(str(error))
-        screen.line(f"Logs: {FOLDER / 'airflow' / 'logs'} (and postgres, s3 beside it)")
+        screen.line(f"Logs: {FOLDER / 'airflow' / 'logs'} (also see postgres and s3 next to airflow)")
         return 1
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="demo.run", description="Maintenance of XComs, on a real Airflow.")
+    parser = argparse.ArgumentParser(prog="demo.run", description="XCom maintenance on a real Airflow.")
     parser.add_argument("--keep", action="store_true", help="keep Airflow up afterwards, until Ctrl-C")
     return parser.parse_args()
 
@@ -89,14 +89,14 @@ def _show(stack: Stack, screen: Screen) -> list[Check]:
     after = take_snapshot(stack)
     maintenance.run(stack, screen, AUDIT, {})
 
-    screen.heading("Putting back a run whose rows the cleanup has deleted, from its archive")
+    screen.heading("Restoring a run deleted by the cleanup, from its archive")
     restored = history.find(SALES, 14)
     chosen = {"archive": f"{CLEANUP}/{cleaned.content['run_id']}", "dag_ids": SALES, "run_ids": restored.run_id}
     restore_report = maintenance.run(stack, screen, RESTORE, _ENFORCE | chosen)
     after_restore = take_snapshot(stack)
 
     screen.heading(
-        "Before and after the deletions, as the demo itself measures it (rows of the maintenance DAGs left out)"
+        "Before and after the deletions, as measured by the demo itself (without rows of the maintenance DAGs)"
     )
     _table(screen, before, after)
     screen.heading("Closing check")
@@ -132,7 +132,7 @@ def _table(screen: Screen, before: Snapshot, after: Snapshot) -> None:
             "blobs": len(snapshot.blobs),
             "bytes in these blobs": snapshot.blob_bytes,
             f"orphan blobs older than {GRACE.days} days": old,
-            "younger orphan blobs (left alone until they are older)": len(snapshot.orphans) - old,
+            "younger orphan blobs (kept until they are older)": len(snapshot.orphans) - old,
             "dangling references (reported)": len(snapshot.dangling),
         }
 

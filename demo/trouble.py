@@ -1,4 +1,4 @@
-"""The trouble that really happens to XComs: nothing here is simulated but its age."""
+"""The trouble XComs really get into: only its age is simulated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_trouble(stack: Stack, history: History, screen: Screen) -> RemovedBlob:
     screen.line(f"Removed a live blob: {removed.key}")
     for key in BYSTANDERS:
         stack.s3.client().put_object(Bucket=BUCKET, Key=key, Body=b"This belongs to somebody else.\n")
-    screen.line(f"Put objects that belong to somebody else: {', '.join(BYSTANDERS)}")
+    screen.line(f"Added objects that belong to somebody else: {', '.join(BYSTANDERS)}")
     screen.line(f"Left unfinished: {history.unfinished.dag_id}, {history.unfinished.age_days} days old")
     return removed
 
@@ -48,7 +48,7 @@ def _db_clean(stack: Stack, screen: Screen, *, older_than_days: int, archive: bo
     stack.postgres.grant_role(DATABASE)  # the archive table is new to the role of the maintenance DAGs
     deleted = before - len(take_snapshot(stack).rows)
     command = " ".join(["airflow db clean --tables xcom", *options])
-    screen.line(f"Ran {command} for what is older than {older_than_days} days: {deleted} rows deleted")
+    screen.line(f"Ran {command} for rows older than {older_than_days} days: {deleted} rows deleted")
 
 
 def _remove_live_blob(stack: Stack, run: Run, snapshot: Snapshot) -> RemovedBlob:

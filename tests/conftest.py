@@ -30,7 +30,10 @@ TEMPLATE = "airflow_template"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first, so that no process is left alone with it at the end."""
+    """Whatever runs whole tasks counts as slow. What takes longest begins first, so that no process is left with it."""
+    for item in items:
+        if "bundle" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
     items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
 
 

@@ -67,7 +67,7 @@ class XComBlobBackend(BaseXCom):  # type: ignore[misc]  # mypy is not shown Airf
     async def aset(
         cls, key: str, value: Any, *, dag_id: str, task_id: str, run_id: str, map_index: int = -1, **options: Any
     ) -> None:
-        """Store a value without holding up the event loop."""
+        """Store a value without blocking the event loop."""
         at = Coordinates(dag_id, run_id, task_id, key, map_index)
         ready: Any = _Ready(await _in_thread(transfer.save, value, at))
         where: dict[str, Any] = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "map_index": map_index}
@@ -97,7 +97,7 @@ class XComBlobBackend(BaseXCom):  # type: ignore[misc]  # mypy is not shown Airf
 
     @classmethod
     async def aget_one(cls, *, key: str, dag_id: str, task_id: str, run_id: str, **options: Any) -> Any:
-        """One value, without holding up the event loop."""
+        """One value, without blocking the event loop."""
         asked = _coordinates(key, dag_id, task_id, run_id, options)
         with _asking(asked, later=True):
             found = await super().aget_one(key=key, dag_id=dag_id, task_id=task_id, run_id=run_id, **options)
@@ -113,7 +113,7 @@ class XComBlobBackend(BaseXCom):  # type: ignore[misc]  # mypy is not shown Airf
 
     @classmethod
     async def aget_all(cls, *, key: str, dag_id: str, task_id: str, run_id: str, **options: Any) -> Any:
-        """The values of all map indexes, without holding up the event loop."""
+        """The values of all map indexes, without blocking the event loop."""
         asked = _coordinates(key, dag_id, task_id, run_id, options)
         with _asking(asked, later=True):
             found = await super().aget_all(key=key, dag_id=dag_id, task_id=task_id, run_id=run_id, **options)
@@ -139,7 +139,9 @@ class XComBlobBackend(BaseXCom):  # type: ignore[misc]  # mypy is not shown Airf
             transfer.purge(found.value, Coordinates(dag_id, run_id, task_id, key, map_index))
         except StoreFailed as why:
             # The row is gone; a task that is to run again should not fail for what its former try has left.
-            log.warning("The blob of a deleted XCom is left over, for the reconciliation of orphans to find: %s", why)
+            log.warning(
+                "The blob of a deleted XCom could not be removed; the orphan reconciliation will find it: %s", why
+            )
 
 
 @contextmanager

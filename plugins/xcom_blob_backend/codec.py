@@ -59,7 +59,7 @@ def decompress(payload: bytes | memoryview, codec: str, raw_bytes: int, where: s
 
 def _library(codec: str) -> Any:
     if codec not in _NEEDS:
-        raise BackendNotConfigured(f"The compression {codec!r} is none of {', '.join(NAMES)}")
+        raise BackendNotConfigured(f"The compression {codec!r} is not one of {', '.join(NAMES)}")
     module, package = _NEEDS[codec]
     try:
         return importlib.import_module(module)

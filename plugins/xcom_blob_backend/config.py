@@ -39,13 +39,13 @@ class BasePath(NamedTuple):
         scheme = _SCHEMES.get(found[1].lower()) if found else None
         if found is None or scheme is None:
             raise BackendNotConfigured(
-                f"{setting}: {text!r} is no path of the form scheme://conn_id@bucket/prefix with a scheme of s3, gs, "
+                f"{setting}: {text!r} is not of the form scheme://conn_id@bucket/prefix, where scheme is s3, gs, "
                 "abfs or file"
             )
         conn_id, _, bucket = found[2].rpartition("@")
         prefix = (found[3] or "").strip("/")
         if conn_id and not _CONNECTION_ID.fullmatch(conn_id):
-            raise BackendNotConfigured(f"{setting}: what stands before the '@' is no id of a Connection")
+            raise BackendNotConfigured(f"{setting}: the part before the '@' is not a Connection id")
         if scheme == "file":
             # ObjectStoragePath writes file:///x, file://x and file://conn@/x for the same path.
             prefix, bucket = (f"{bucket}/{prefix}" if bucket else prefix), ""
@@ -53,7 +53,7 @@ class BasePath(NamedTuple):
             raise BackendNotConfigured(f"{setting}: {text!r} names no bucket")
         if not prefix or {"", ".", ".."} & set(prefix.split("/")):
             raise BackendNotConfigured(
-                f"{setting}: {text!r} has an empty, '.' or '..' part. Give XComs a prefix of their own below a bucket, "
+                f"{setting}: {text!r} has an empty, '.' or '..' part. Give XComs a dedicated prefix in a bucket, "
                 "such as s3://my-bucket/airflow/xcom"
             )
         if len(prefix.encode()) > _MAX_PREFIX_BYTES or not prefix.isprintable() or {'"', "\\"} & set(prefix):
@@ -125,14 +125,14 @@ def settings() -> Settings:
     path = _get("path", "")
     if not path:
         raise BackendNotConfigured(
-            f"[{SECTION}] path is not set (AIRFLOW__XCOM_BLOB_BACKEND__PATH): where large values go, such as "
+            f"[{SECTION}] path is not set (AIRFLOW__XCOM_BLOB_BACKEND__PATH). Set it to where large values go, such as "
             "s3://my_aws@my-bucket/airflow/xcom"
         )
     from xcom_blob_backend.codec import NAMES
 
     compression = _get("compression", "zstd").lower()
     if compression not in NAMES:
-        raise BackendNotConfigured(f"[{SECTION}] compression: {compression!r} is none of {', '.join(NAMES)}")
+        raise BackendNotConfigured(f"[{SECTION}] compression: {compression!r} is not one of {', '.join(NAMES)}")
     keys = _encryption_keys()
     encrypt_inline = _boolean("encrypt_inline")
     if encrypt_inline and not keys:
@@ -203,12 +203,12 @@ def _number(name: str, default: int) -> int:
     except ValueError:
         number = -1
     if number < 0 and not (name == "compression_level" and re.fullmatch(r"-\d+", text)):
-        raise BackendNotConfigured(f"[{SECTION}] {name}: {text!r} is no whole number of at least 0")
+        raise BackendNotConfigured(f"[{SECTION}] {name}: {text!r} must be a whole number of at least 0")
     return number
 
 
 def _boolean(name: str) -> bool:
     text = _get(name, "false").lower()
     if text not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
-        raise BackendNotConfigured(f"[{SECTION}] {name}: {text!r} is neither true nor false")
+        raise BackendNotConfigured(f"[{SECTION}] {name}: {text!r} must be true or false")
     return text in {"true", "1", "yes", "on"}

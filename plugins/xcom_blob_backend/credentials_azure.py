@@ -38,7 +38,7 @@ def of_environment() -> Access:
     found = Access()
     if not os.environ.get(_VARIABLE):
         raise BackendNotConfigured(
-            f"[xcom_blob_backend] path: the storage account is not known. Set {_VARIABLE}, or name a Connection before "
+            f"[xcom_blob_backend] path: the storage account is unknown. Set {_VARIABLE}, or name a Connection before "
             "the '@'"
         )
     if endpoint := os.environ.get("AZURE_STORAGE_ENDPOINT"):
@@ -123,7 +123,7 @@ class _ClientSecret:
             with urlopen(self._url, urlencode(self._form).encode(), timeout=30) as answer:  # noqa: S310 - of the Connection
                 content = json.load(answer)
         except HTTPError as why:
-            raise BackendNotConfigured(f"[xcom_blob_backend] path: {self._url} gave no token: {why}") from None
+            raise BackendNotConfigured(f"[xcom_blob_backend] path: {self._url} did not return a token: {why}") from None
         return {
             "token": content["access_token"],
             "expires_at": datetime.now(UTC) + timedelta(seconds=int(content["expires_in"])),

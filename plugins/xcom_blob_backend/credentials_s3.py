@@ -68,7 +68,7 @@ def _endpoint(found: Access, endpoint: str | None, region: str | None) -> None:
         found.endpoint("endpoint", endpoint.rstrip("/"))
     elif not region:
         raise BackendNotConfigured(
-            "[xcom_blob_backend] path: the region of the bucket is not known. Give its Connection a region_name "
+            "[xcom_blob_backend] path: the region of the bucket is unknown. Give its Connection a region_name "
             "(extra), or set AWS_REGION"
         )
     # Stores that are like S3 take any region.

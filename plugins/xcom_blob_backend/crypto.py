@@ -45,13 +45,13 @@ class Keys(NamedTuple):
         for number, pair in enumerate(re.split(r"[,\s]+", text.strip()), 1):
             key_id, separator, encoded = pair.partition(":")
             if not separator or not _KEY_ID.fullmatch(key_id):
-                raise BackendNotConfigured(f"{setting}: entry {number} is not of the form id:key")
+                raise BackendNotConfigured(f"{setting}: entry {number} does not have the form id:key")
             try:
                 key = base64.b64decode(encoded.replace("-", "+").replace("_", "/"), validate=True)
             except (binascii.Error, ValueError):
                 key = b""
             if len(key) != _KEY_BYTES:
-                raise BackendNotConfigured(f"{setting}: the key {key_id!r} is not {_KEY_BYTES} bytes in base64")
+                raise BackendNotConfigured(f"{setting}: the key {key_id!r} is not {_KEY_BYTES} bytes encoded as base64")
             if key_id in found:
                 raise BackendNotConfigured(f"{setting}: the id {key_id!r} occurs twice")
             found[key_id] = key
@@ -85,7 +85,7 @@ class Keys(NamedTuple):
             return bytes(cipher.decrypt(nonce, payload, header))
         except (InvalidTag, ValueError):
             raise BlobUndecryptable(
-                f"{where} cannot be decrypted: it was tampered with, or the key {key_id!r} is not what it was"
+                f"{where} cannot be decrypted: it was tampered with, or the key {key_id!r} has changed"
             ) from None
 
     def _cipher(self, key_id: str, salt: str) -> tuple[Any, bytes]:

@@ -46,7 +46,7 @@ class Coordinates(NamedTuple):
 
     def __str__(self) -> str:
         told = {name: value for name, value in self._asdict().items() if value is not None}
-        return ", ".join(f"{name}={value!r}" for name, value in told.items()) or "an unknown entry"
+        return ", ".join(f"{name}={value!r}" for name, value in told.items()) or "an unknown XCom"
 
     def contradicts(self, other: Coordinates) -> bool:
         """Whether the two differ in anything that both know."""
@@ -97,14 +97,12 @@ def split(data: bytes, where: str) -> tuple[bytes, Header, memoryview]:
     header_bytes, payload_bytes, checksum = _prefix(data, where)
     expected = _PREFIX.size + header_bytes + payload_bytes
     if len(data) < expected:
-        raise BlobDamaged(f"{where} is cut off: it has {len(data)} of {expected} bytes")
+        raise BlobDamaged(f"{where} is truncated: it has {len(data)} of {expected} bytes")
     if len(data) > expected:
-        raise BlobDamaged(
-            f"{where} is damaged: it has {len(data)} bytes, {len(data) - expected} more than were written"
-        )
+        raise BlobDamaged(f"{where} is damaged: it has {len(data)} bytes, {len(data) - expected} more than expected")
     content = memoryview(data)[_PREFIX.size :]
     if hashlib.sha256(content).digest() != checksum:
-        raise BlobDamaged(f"{where} is damaged: its checksum is wrong")
+        raise BlobDamaged(f"{where} is damaged: the checksum does not match")
     packed = bytes(content[:header_bytes])
     return packed, _unpack(packed, where), content[header_bytes:]
 
@@ -125,7 +123,7 @@ def peek(start: bytes, where: str) -> Header:
     """
     end = bytes_of_start(start, where)
     if len(start) < end:
-        raise BlobDamaged(f"{where} is cut off: its header has {len(start)} of {end} bytes")
+        raise BlobDamaged(f"{where} is truncated: its header has {len(start)} of {end} bytes")
     return _unpack(start[_PREFIX.size : end], where)
 
 
@@ -133,11 +131,13 @@ def _prefix(data: bytes, where: str) -> tuple[int, int, bytes]:
     """Length of the header, length of the payload, and the checksum of both."""
     if len(data) < _PREFIX.size or data[: len(MAGIC)] != MAGIC:
         if MAGIC.startswith(data[: len(MAGIC)]):
-            raise BlobDamaged(f"{where} is cut off: it has {len(data)} bytes, not even its first {_PREFIX.size}")
-        raise BlobDamaged(f"{where} is no blob of this XCom backend: it does not begin like one")
+            raise BlobDamaged(
+                f"{where} is truncated: it has {len(data)} bytes, and the prefix alone takes {_PREFIX.size}"
+            )
+        raise BlobDamaged(f"{where} is not a blob of this XCom backend: the first bytes do not match")
     _, version, header_bytes, payload_bytes, checksum = _PREFIX.unpack_from(data)
     if version != VERSION:
-        raise BlobDamaged(f"{where} is of format {version}, which a newer version of this backend may read")
+        raise BlobDamaged(f"{where} has format {version}; a newer version of this backend may be able to read it")
     return header_bytes, payload_bytes, checksum
 
 
@@ -156,4 +156,6 @@ def check_place(header: Header, *, name: str, asked: Coordinates | None, where: 
     if header.name != name:
         raise BlobMisplaced(f"{where} is another blob: it was written as {header.name or 'an inline value'!r}")
     if asked is not None and header.at.contradicts(asked):
-        raise BlobMisplaced(f"{where} belongs to another entry: it was written for {header.at}, asked for is {asked}")
+        raise BlobMisplaced(
+            f"{where} belongs to another XCom: it was written for {header.at}, but {asked} was requested"
+        )

@@ -47,7 +47,7 @@ def into_blob(text: str, at: Coordinates) -> Moved:
     row, stored_bytes = transfer.put(encoded, at)
     data, encoding, _ = _read(row, at)
     if bytes(data) != encoded.data or encoding != encoded.encoding:
-        raise BlobDamaged(f"{row['__data__']['uri']} does not hold what has just been written")
+        raise BlobDamaged(f"{row['__data__']['uri']} does not contain what was just written")
     return Moved(json.dumps(row), len(encoded.data), stored_bytes)
 
 
@@ -87,7 +87,7 @@ def _read(row: Any, at: Coordinates) -> tuple[bytes | memoryview, str, int]:
     """The JSON in the blob of a reference, its encoding, and the size of the blob."""
     place = transfer.place_of(row)
     if place is None or place.stock:
-        raise BlobDamaged(f"The row of {at} is no reference of this backend")
+        raise BlobDamaged(f"The row of {at} is not a reference of this backend")
     blob = transfer.get(place)
     data, header = transfer.open_blob(blob, name=place.name, asked=at, where=place.uri)
     return data, header.encoding, len(blob)

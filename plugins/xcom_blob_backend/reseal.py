@@ -111,7 +111,7 @@ def reseal(row: Any, at: Coordinates) -> Resealed | None:
     blob, header = found
     store_for(base).put(name, blob)
     if store_for(base).get(name) != blob:
-        raise StoreFailed(f"{base.uri(name)} does not hold what was written")
+        raise StoreFailed(f"{base.uri(name)} does not contain what was just written")
     row = BlobReference.row(uri=base.uri(name), bytes=header.raw_bytes, stored_bytes=len(blob))
     return Resealed(row, Former(place, former))
 
@@ -139,7 +139,7 @@ def _sealed_again(blob: bytes, name: str, new_name: str, at: Coordinates, where:
     if header.key_id is None or (keys is not None and header.key_id == keys.sealing):
         return None
     if keys is None:
-        raise BlobUndecryptable(f"{where} is encrypted with the key {header.key_id!r}, and no key is configured")
+        raise BlobUndecryptable(f"{where} is encrypted with the key {header.key_id!r}, but no key is configured")
     content = keys.open(payload, header=packed, key_id=header.key_id, salt=header.salt or "", where=where)
     header = header._replace(name=new_name, key_id=keys.sealing, salt=new_salt())
     packed = header.pack()

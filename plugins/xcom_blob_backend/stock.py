@@ -39,7 +39,7 @@ def decode(data: bytes, name: str, where: str) -> Any:
     suffix = found[1] if found else None
     codec = infer_compression(f"x{suffix}") if suffix else None
     if suffix and codec is None:
-        raise BackendNotConfigured(f"{where} is compressed ({suffix}) with a library that is not installed here")
+        raise BackendNotConfigured(f"{where} is compressed ({suffix}) with a library that is not installed")
     try:
         text = compr[codec](io.BytesIO(data), mode="rb").read() if codec else data
         return json.loads(text, cls=XComDecoder)

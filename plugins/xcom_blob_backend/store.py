@@ -89,7 +89,7 @@ class Store:
                 raise StoreFailed(f"{doing} {where} failed: there is no such bucket") from None
             if doing == "writing":
                 raise StoreFailed(f"{doing} {where} failed: {_reason(why)}") from None
-            raise BlobMissing(f"{where} is gone: the row refers to it, the store does not have it") from None
+            raise BlobMissing(f"{where} is missing: the row refers to it, but it is not in the store") from None
         except Exception as why:
             if not type(why).__module__.startswith("obstore") and not isinstance(why, OSError):
                 raise

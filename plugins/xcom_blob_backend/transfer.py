@@ -151,7 +151,7 @@ def sealed_blob(data: dict[str, Any], at: Coordinates | None) -> bytes:
     try:
         return base64.b64decode(data["sealed"], validate=True)
     except (KeyError, TypeError, ValueError, binascii.Error):
-        raise BlobDamaged(f"The value of {at or 'an entry'} is damaged: it is no base64") from None
+        raise BlobDamaged(f"The value of {at or 'an entry'} is damaged: it is not valid base64") from None
 
 
 def is_stored(row: Any) -> bool:
@@ -168,12 +168,12 @@ def purge(row: Any, owner: Coordinates | None = None) -> None:
     try:
         place = place_of(row)
     except BlobOutsideBasePath as why:
-        log.warning("Its blob is left alone: %s", why)
+        log.warning("Keeping its blob: %s", why)
         return
     if place is None:
         return
     if owner is not None and not _is_of(place, owner):
-        log.warning("%s is left alone: it was not written for %s", place.uri, owner)
+        log.warning("Keeping %s: it was not written for %s", place.uri, owner)
         return
     _store(place.base).delete(place.name)
 
@@ -192,8 +192,7 @@ def place_of(row: Any) -> Place | None:
         if name is not None and is_blob_name(name):
             return Place(base, name, stock=False)
     raise BlobOutsideBasePath(
-        f"The row refers to {uri!r}, which is neither below {settings().base} nor below a path of [xcom_blob_backend] "
-        "also_read"
+        f"The row refers to {uri!r}, which is outside {settings().base} and every path in [xcom_blob_backend] also_read"
     )
 
 
@@ -231,7 +230,9 @@ def seal(encoded: values.Encoded, at: Coordinates, name: str, *, encrypt: bool =
     from xcom_blob_backend import crypto
 
     if len(payload) > crypto.MAX_BYTES:
-        raise ValueTooLarge(f"The value of {at} has {len(payload)} bytes, more than can be encrypted at once (2 GiB)")
+        raise ValueTooLarge(
+            f"The value of {at} has {len(payload)} bytes, more than can be encrypted in one piece (2 GiB)"
+        )
     started = time.perf_counter()
     keys, salt = _keys(limits.encryption_keys), crypto.new_salt()
     header = Header(at, name, encoded.encoding, codec, raw_bytes, key_id=keys.sealing, salt=salt).pack()
@@ -246,7 +247,7 @@ def unseal(blob: bytes, *, name: str, asked: Coordinates | None, where: str) -> 
     try:
         return values.decode(data, header.encoding), header.raw_bytes
     except UnicodeDecodeError:
-        raise BlobDamaged(f"{where} is damaged: it holds no text") from None
+        raise BlobDamaged(f"{where} is damaged: it is not valid text") from None
 
 
 def open_blob(blob: bytes, *, name: str, asked: Coordinates | None, where: str) -> tuple[bytes | memoryview, Header]:

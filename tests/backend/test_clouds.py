@@ -231,7 +231,7 @@ def test_an_application_that_gets_no_token_is_an_error_without_its_secret(
     fields = {"login": "the-client", "password": "the-secret", "host": f"{azure.endpoint}/{ACCOUNT}"}
     connection(monkeypatch, "wasb", **fields, extra={"tenant_id": "t", **authority})
     azure.behave = lambda request, ask: Answer(401)
-    with pytest.raises(StoreFailed, match="gave no token") as caught:
+    with pytest.raises(StoreFailed, match="did not return a token") as caught:
         push([1])
     assert "the-secret" not in str(caught.value)
 

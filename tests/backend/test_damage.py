@@ -38,10 +38,10 @@ def test_a_cut_blob_is_an_error_wherever_it_is_cut(on_files: Path, configure: Co
     whole = file.read_bytes()
     for length in [0, 1, 7, 8, 9, 55, 56, 57, 100, len(whole) // 2, len(whole) - 1]:
         file.write_bytes(whole[:length])
-        with pytest.raises(BlobDamaged, match="is cut off: it has"):
+        with pytest.raises(BlobDamaged, match="is truncated: it has"):
             pull(row)
     file.write_bytes(whole + b"x")
-    with pytest.raises(BlobDamaged, match="1 more than were written"):
+    with pytest.raises(BlobDamaged, match="1 more than expected"):
         pull(row)
 
 
@@ -84,7 +84,7 @@ def test_a_checksum_that_was_made_to_fit_does_not_hide_a_change(on_files: Path, 
 def test_what_is_no_blob_at_all_is_an_error(on_files: Path) -> None:
     row = push([1])
     the_file(on_files).write_text('{"a": 1}')
-    with pytest.raises(BlobDamaged, match="no blob of this XCom backend"):
+    with pytest.raises(BlobDamaged, match="is not a blob of this XCom backend"):
         pull(row)
 
 
@@ -129,7 +129,7 @@ def test_a_row_that_got_the_reference_of_another_is_an_error(
     configure(encryption_keys=f"new:{KEYS['new']}", encrypt_inline=True, threshold=threshold)
     row, mine = push(SECRET), {**AT, "key": "return_value"}
     assert load(row, Coordinates(**mine)) == SECRET
-    with pytest.raises(BlobMisplaced, match="belongs to another entry"):
+    with pytest.raises(BlobMisplaced, match="belongs to another XCom"):
         load(row, Coordinates(**{**mine, **other}))
 
 
@@ -144,7 +144,7 @@ def test_without_the_right_key_nothing_is_read(on_files: Path, configure: Config
     with pytest.raises(BlobUndecryptable, match="the key 'old', which is not configured"):
         pull(row)
     configure(encryption_keys=f"old:{KEYS['other']}")
-    with pytest.raises(BlobUndecryptable, match="the key 'old' is not what it was"):
+    with pytest.raises(BlobUndecryptable, match="the key 'old' has changed"):
         pull(row)
     configure(encryption_keys="", encrypt_inline=False)
     with pytest.raises(BlobUndecryptable, match="encryption_keys is not set"):
@@ -212,16 +212,16 @@ def test_former_base_paths_stay_readable(on_files: Path, configure: Configure, t
     ("options", "message"),
     [
         ({"path": ""}, r"\[xcom_blob_backend\] path is not set"),
-        ({"path": "s3://bucket"}, "a prefix of their own"),
+        ({"path": "s3://bucket"}, "a dedicated prefix"),
         ({"path": "s3://bucket/a/../b"}, "'..'"),
         ({"path": "ftp://bucket/x"}, "s3, gs, abfs or file"),
-        ({"path": "s3://key:secret@bucket/x"}, "no id of a Connection"),
-        ({"compression": "brotli"}, "none of zstd, gzip, lz4, none"),
+        ({"path": "s3://key:secret@bucket/x"}, "not a Connection id"),
+        ({"compression": "brotli"}, "not one of zstd, gzip, lz4, none"),
         ({"threshold": "-1"}, "threshold"),
         ({"threshold": "48 KB"}, "threshold"),
         ({"encrypt_inline": "true"}, "no encryption_keys"),
-        ({"encrypt_inline": "perhaps"}, "neither true nor false"),
-        ({"encryption_keys": "new"}, "entry 1 is not of the form id:key"),
+        ({"encrypt_inline": "perhaps"}, "must be true or false"),
+        ({"encryption_keys": "new"}, "entry 1 does not have the form id:key"),
         ({"encryption_keys": "new:c2VjcmV0"}, "'new' is not 32 bytes"),
         ({"encryption_keys": f"new:{KEYS['new']},new:{KEYS['old']}"}, "occurs twice"),
         ({"encryption_keys_file": "/nowhere"}, "cannot be read"),

@@ -20,6 +20,8 @@ from tests.bundle.dag_processor import Parsed, parse_once
 from tests.bundle.layouts import LAYOUTS, OURS, Layout, checkout
 from tests.conftest import TEMPLATE, Database
 
+pytestmark = pytest.mark.slow
+
 #: A DAG processor keeps one core busy for most of its life.
 _AT_ONCE = max(2, min(4, os.cpu_count() or 2))
 

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from include.xcom_maintenance.bundle.settings import Settings
 from tests.conftest import Database
 from tests.support.cleanups import Cleanup
 from tests.support.history import History, SeededRun, days_ago
+
+pytestmark = pytest.mark.slow
 
 SECONDS = 6.0
 #: What a statement may take beside the wait for a batch, on a machine with other work.

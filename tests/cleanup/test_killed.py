@@ -22,6 +22,8 @@ from tests.support.cleanups import Cleanup
 from tests.support.history import History
 from tests.support.interruptions import Killed, interrupted_at, kill, killed_at, run_until_killed
 
+pytestmark = pytest.mark.slow
+
 #: Every call that reads or changes something outside the process.
 CALLS = [
     *((PostgresMetadataStore, name) for name in ("check", "measure", "delete", "referenced", "unfinished_runs")),

@@ -75,8 +75,8 @@ def test_rows_and_blobs_of_unfinished_runs_survive_however_old(
     outcome = bundle.run("xcom_cleanup", mode="enforce", max_runs=1).succeeded()
     assert history.left() == {("a", old.run_id)}
     assert bucket.has(reference)
-    reasons = {row["reason"] for row in outcome.table("Why rows stay")}
-    assert reasons & {"run is not finished", "a task of the run is not finished"}
+    reasons = {row["reason"] for row in outcome.table("Why rows are kept")}
+    assert reasons & {"run not finished", "run has unfinished tasks"}
 
 
 def test_a_run_cleared_between_plan_and_apply_keeps_its_rows_and_blobs(
@@ -151,12 +151,13 @@ def test_rules_are_tried_in_order_and_the_first_that_matches_decides(bundle: Bun
         *(("hourly_report", run_id) for run_id in runs["hourly_report"][-4:]),
         *(("other", run_id) for run_id in runs["other"][1:]),
     }
-    kept = {row["reason"]: row["runs"] for row in outcome.table("Why rows stay")}
-    assert kept["held by a rule"] == 6
+    kept = {row["reason"]: row["runs"] for row in outcome.table("Why rows are kept")}
+    assert kept["hold: true"] == 6
     plan = outcome.table("The plan, by DAG and rule")
-    going = {row["DAG"]: (row["rule"], row["reason"], row["rows"]) for row in plan if row["rows that"] == "goes"}
-    assert going["hourly_a"] == (1, "beyond the newest max_runs runs", 4)
-    assert going["other"] == (3, "older than max_age_days", 1)
+    going = {row["DAG"]: (row["rule"], row["reason"], row["rows"]) for row in plan if row["action"] == "delete"}
+    assert going["hourly_a"] == (2, "beyond the newest max_runs runs", 4)
+    assert going["other"] == (4, "older than max_age_days", 1)
+    assert {cut["rule"] for line in outcome.manifest("rows") for cut in line["cuts"]} == {2, 3, 4}
 
 
 def test_what_no_rule_matches_stays(bundle: Bundle, history: History) -> None:
@@ -166,9 +167,9 @@ def test_what_no_rule_matches_stays(bundle: Bundle, history: History) -> None:
     bundle.variable = {"retention": [{"dag_ids": ["mentioned"]}]}
     outcome = bundle.run("xcom_cleanup", mode="enforce").succeeded()
     assert history.left() == {("unmentioned", old.run_id)}
-    [stays] = outcome.table("Why rows stay")
+    [stays] = outcome.table("Why rows are kept")
     assert (stays["reason"], stays["runs"], stays["rows"]) == ("no rule matches", 2, 1)
-    assert [(row["rule"], row["DAGs matched"]) for row in outcome.table("Rules")] == [(0, 0), (None, 1)]
+    assert [(row["rule"], row["DAGs matched"]) for row in outcome.table("Retention rules")] == [(1, 0), (None, 1)]
 
 
 def test_a_blob_that_another_row_refers_to_stays(bundle: Bundle, bucket: Bucket, history: History) -> None:
@@ -187,7 +188,7 @@ def test_a_blob_that_another_row_refers_to_stays(bundle: Bundle, bucket: Bucket,
     assert bucket.has(shared)
     assert bucket.has(nested)
     assert bucket.has(archived)
-    assert outcome.table("Blobs that stay") == [{"reason": "a row refers to it", "blobs": 3}]
+    assert outcome.table("Blobs kept") == [{"reason": "a row refers to it", "blobs": 3}]
 
 
 def test_a_blob_that_was_overwritten_since_the_plan_stays(bundle: Bundle, bucket: Bucket, history: History) -> None:

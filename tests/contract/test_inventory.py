@@ -140,10 +140,10 @@ def test_a_damaged_inventory_is_never_taken_for_a_listing(
     ("changes", "message"),
     [
         ({"sourceBucket": "another"}, "of the bucket 'another'"),
-        ({"fileFormat": "ORC"}, "ORC, which is not supported.*CSV or Parquet"),
-        ({"fileSchema": "Bucket, Key, Size"}, "lacks the fields ETag, LastModifiedDate"),
-        ({"fileSchema": None}, "is no manifest"),
-        ({"files": "x"}, "is no manifest"),
+        ({"fileFormat": "ORC"}, "unsupported format: ORC.*CSV or Parquet"),
+        ({"fileSchema": "Bucket, Key, Size"}, "lacks these fields: ETag, LastModifiedDate"),
+        ({"fileSchema": None}, "is not an S3 Inventory manifest"),
+        ({"files": "x"}, "is not an S3 Inventory manifest"),
     ],
 )
 def test_an_inventory_that_does_not_fit_names_the_setting_and_the_remedy(

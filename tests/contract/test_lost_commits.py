@@ -16,6 +16,8 @@ from tests.support.archive import archive_rows
 from tests.support.cleanups import Cleanup
 from tests.support.history import History, days_ago
 
+pytestmark = pytest.mark.slow
+
 
 class Flaky(psycopg.Connection[tuple[object, ...]]):
     """Loses itself around some commits that changed something: before the server has done them, or after."""

@@ -50,7 +50,7 @@ def test_an_inventory_in_a_bucket_with_a_connection_of_its_own(moto: MotoS3, mon
     monkeypatch.setenv("AIRFLOW_CONN_AWS_XCOM", moto.airflow_connection_json())
     base = "s3://aws_xcom@bucket/xcom"
     assert isinstance(opened(blob_base_path=base, inventory_manifest="s3://inventories/x/y"), InventoriedBlobStore)
-    with pytest.raises(ConfigurationError, match=r"no connection 'nobody'.*inventory_manifest"):
+    with pytest.raises(ConfigurationError, match=r"no Connection 'nobody'.*inventory_manifest"):
         opened(blob_base_path=base, inventory_manifest="s3://nobody@inventories/x/y")
 
 
@@ -72,9 +72,9 @@ def test_without_its_provider_a_store_names_the_package(base: str, package: str)
     ("settings", "message"),
     [
         ({"blob_base_path": "abfs://container@account.dfs.core.windows.net/xcom"}, "abfs://conn_id@container/prefix"),
-        ({"blob_base_path": "gs://nobody@bucket/xcom"}, "no connection 'nobody'"),
-        ({"blob_base_path": "abfs://nobody@container/xcom"}, "no connection 'nobody'"),
-        ({"blob_base_path": "ftp://bucket/xcom"}, "gs://, abfs:// and file://"),
+        ({"blob_base_path": "gs://nobody@bucket/xcom"}, "no Connection 'nobody'"),
+        ({"blob_base_path": "abfs://nobody@container/xcom"}, "no Connection 'nobody'"),
+        ({"blob_base_path": "ftp://bucket/xcom"}, "gs://, abfs:// or file://"),
         ({"blob_base_path": "gs://bucket/xcom", "inventory_manifest": "s3://a/b"}, "inventory_manifest"),
         ({"blob_base_path": "s3://bucket/xcom", "inventory_manifest": "s3://a"}, "inventory_manifest"),
     ],

@@ -121,7 +121,7 @@ def test_a_format_that_a_user_declares_is_known_beside_the_others() -> None:
 @pytest.mark.parametrize(
     ("key", "why"),
     [
-        ("(?P<dag_id>[^/]+", "no regular expression"),
+        ("(?P<dag_id>[^/]+", "not a regular expression"),
         ("(?P<dag_id>[^/]+)/x", "no group 'unique'"),
         ("(?P<unique>.{36})(?P<dag>x)", "a group 'dag'"),
     ],

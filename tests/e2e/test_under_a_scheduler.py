@@ -220,7 +220,7 @@ def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: De
     assert deployment.airflow.wait_run("xcom_cleanup", too_late) == "success"
     assert deployment.states("xcom_cleanup", too_late) == REJECTED
     report = deployment.report("xcom_cleanup", too_late)
-    assert (report["status"], report["approval"]) == ("rejected", "rejected: nobody answered in time")
+    assert (report["status"], report["approval"]) == ("rejected", "rejected: no answer in time")
 
     rejected = deployment.ask()
     assert deployment.answer(rejected, "Reject") == "success"
@@ -249,7 +249,7 @@ def test_old_runs_lose_their_rows_and_blobs_and_nothing_else_does(deployment: De
     for run_id in (too_late, rejected, enforced):
         assert [event for event, _ in deployment.news(run_id)] == ["waiting_approval"]
     assert rows - pushed(deployment) == {row for row in rows if row[1] in {older, old}}
-    why_blobs_stay = [table["rows"] for table in report["tables"] if table["title"] == "Blobs that stay"]
+    why_blobs_stay = [table["rows"] for table in report["tables"] if table["title"] == "Blobs kept"]
     going = {key for key in blobs if f"/{older}/" in key or f"/{old}/" in key}
     assert blobs - pushed_blobs(deployment) == going, why_blobs_stay
     headline = deployment.report("xcom_cleanup", enforced)["headline"]
@@ -334,7 +334,7 @@ def test_canaries_go_through_the_real_backend_and_leave_nothing_behind(deploymen
     assert [result["error"] for result in results] == ["", "", ""]
     assert [result["value bytes"] for result in results] == [1024, 48 * 1024, 1024 * 1024]
     # All are above the threshold, and the stock backend compresses nothing here.
-    assert all(result["kept in"] == "blob" and result["stored bytes"] > result["value bytes"] for result in results)
+    assert all(result["stored in"] == "blob" and result["stored bytes"] > result["value bytes"] for result in results)
     assert all(0 < result["push seconds"] < 30 and 0 < result["pull seconds"] < 30 for result in results)
     assert all((result["intact"], result["removed"]) == ("yes", "yes") for result in results)
     assert not [row for row in deployment.history.rows() if "canary" in row[4]]
@@ -346,9 +346,9 @@ def test_canaries_go_through_the_real_backend_and_leave_nothing_behind(deploymen
     [
         (
             {"metadata_conn_id": "nowhere"},
-            ["no connection 'nowhere'", "setting: metadata_conn_id", "AIRFLOW_CONN_NOWHERE"],
+            ["no Connection 'nowhere'", "setting: metadata_conn_id", "AIRFLOW_CONN_NOWHERE"],
         ),
-        ({"metadata_conn_id": "wrong_password"}, ["refused the login and password", "metadata_conn_id=wrong_password"]),
+        ({"metadata_conn_id": "wrong_password"}, ["rejected the login or password", "metadata_conn_id=wrong_password"]),
         ({"blob_base_path": "s3://aws_xcom@no-such-bucket/x"}, ["'no-such-bucket'", "setting: blob_base_path"]),
         ({"max_aeg_days": 1}, ["Did you mean 'max_age_days'?"]),
     ],

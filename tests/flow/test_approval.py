@@ -75,7 +75,7 @@ def test_an_approved_plan_is_carried_out(bundle: Bundle, history: History, old: 
     ("answer", "said"),
     [
         (Approval.REJECTED, "rejected by somebody"),
-        (Approval.TIMED_OUT, "rejected: nobody answered in time"),
+        (Approval.TIMED_OUT, "rejected: no answer in time"),
     ],
 )
 def test_a_plan_that_nobody_approved_changes_nothing_and_is_no_failure(
@@ -117,7 +117,7 @@ def test_for_unattended_use_a_large_plan_can_be_carried_out_unasked(
     bundle.variable = {"on_limit": "approve"}
     outcome = bundle.run(CLEANUP, **LARGE).succeeded()
     assert left(history, old) == []
-    assert outcome.report["approval"] == "not asked for: on_limit is approve"
+    assert outcome.report["approval"] == "not required: on_limit is approve"
     assert outcome.report["objections"][0]["setting"] == "max_delete_rows"
 
 
@@ -160,7 +160,7 @@ def test_a_mode_set_back_to_report_while_waiting_stops_an_approved_plan(
         bundle.apply(planned, run_id="r", mode="report", max_delete_rows=1)
     assert left(history, old) == old
     assert report(bundle)["status"] == "reported"
-    assert any("set back to report" in warning for warning in report(bundle)["warnings"])
+    assert any("changed back to report" in warning for warning in report(bundle)["warnings"])
 
 
 @pytest.mark.parametrize(("max_age_days", "stays"), [(25, 1), (40, 2), (2, 0)])
@@ -234,7 +234,7 @@ def test_a_finished_run_whose_tasks_are_cleared_deletes_nothing_more(
     for name in ("rows_deleted", "bytes_deleted", "rows_left"):
         assert again[name] == first[name]
     assert again["rows_left"] == 0
-    assert not any("are left" in warning for warning in report(bundle)["warnings"])
+    assert not any("left for the next run" in warning for warning in report(bundle)["warnings"])
 
 
 def fails(bundle: Bundle, task_id: str, error: BaseException) -> None:
@@ -265,7 +265,7 @@ def test_a_run_whose_plan_failed_is_told_once_and_not_green(bundle: Bundle, tmp_
     outcome = bundle.run(CLEANUP, run_id="r", metadata_conn_id="nowhere", **LARGE)
     assert outcome.error is not None
     fails(bundle, "plan", outcome.error)
-    with pytest.raises(AirflowFailException, match="there is no plan") as raised:
+    with pytest.raises(AirflowFailException, match="There is no plan") as raised:
         bundle.task(CLEANUP, "finish", None, None, run_id="r", metadata_conn_id="nowhere", **LARGE)
     fails(bundle, "finish", raised.value)
     assert lines.events() == ["failure"]

@@ -55,14 +55,16 @@ def fails(bundle: Bundle, history: History, *expected: str, dag_id: str = CLEANU
         ({"retention": None}, ["retention"]),
         ({"retention": "all"}, ["retention"]),
         ({"retention": [{"dag_ids": []}]}, ["retention"]),
-        ({"retention": [{"dags": "a"}]}, ["retention.0.dags", "no such setting in a rule"]),
-        ({"retention": [{"max_age_days": 0}]}, ["retention.0.max_age_days"]),
+        ({"retention": [{"dags": "a"}]}, ["retention, rule 1, dags", "is not a setting of a rule"]),
+        ({"retention": [{"max_age_days": 0}]}, ["retention, rule 1, max_age_days"]),
         ({"retention": [{"hold": True, "max_runs": 3}]}, ["hold keeps everything"]),
         ({"retention": [{"max_age_days": None}]}, ["use hold: true"]),
-        ({"retention": [{}, {"dag_ids": "billing_*", "hold": True}]}, ["rule 1 is never tried"]),
+        ({"retention": [{}, {"dag_ids": "billing_*", "hold": True}]},
+         ["rule 1 of retention (dag_ids: *) matches everything that rule 2 (dag_ids: billing_*) does",
+          "rule 2 is never tried"]),
         ({"retention": ["a"]}, ["must be a rule"]),
         ({"mode": {"xcom_cleanup": "delete"}}, ["mode", "'report' or 'enforce'"]),
-        ({"mode": {"my_dag": "report"}}, ["mode", "no DAG 'my_dag' deletes anything"]),
+        ({"mode": {"my_dag": "report"}}, ["mode", "'my_dag' has no configurable mode"]),
         ({"lock_timeout_seconds": 0.0004}, ["lock_timeout_seconds"]),
         ({"batch_rows": 1.5}, ["batch_rows", "must be a whole number"]),
         ({"retention": [{"max_runs": 2, "min_runs": 3}]}, ["min_runs (3) is above max_runs (2)"]),
@@ -70,7 +72,7 @@ def fails(bundle: Bundle, history: History, *expected: str, dag_id: str = CLEANU
         ({"grace_period_days": 0.5}, ["grace_period_days", "at least 1"]),
         ({"batch_rows": 0}, ["batch_rows"]),
         ({"metadata_conn_id": ""}, ["metadata_conn_id"]),
-        ("not json", ["Variable", "not JSON"]),
+        ("not json", ["Variable", "not valid JSON"]),
         ("[1]", ["Variable xcom_maintenance", "Write an object"]),
     ],
 )  # fmt: skip
@@ -90,17 +92,17 @@ def test_a_wrong_setting(
 
 def test_a_wrong_field_of_the_form_names_the_form(bundle: Bundle, history: History, rows: object) -> None:
     fails(bundle, history, "max_age_days", "trigger form", max_age_days=-3)
-    fails(bundle, history, "no setting 'max_age'", "trigger form", max_age=3)
+    fails(bundle, history, "Unknown setting 'max_age'", "trigger form", max_age=3)
 
 
 def test_a_missing_connection(bundle: Bundle, history: History, rows: object) -> None:
-    fails(bundle, history, "no connection 'nowhere'", "metadata_conn_id", "AIRFLOW_CONN_NOWHERE",
+    fails(bundle, history, "no Connection 'nowhere'", "metadata_conn_id", "AIRFLOW_CONN_NOWHERE",
           metadata_conn_id="nowhere")  # fmt: skip
 
 
 def test_a_connection_of_another_kind(bundle: Bundle, history: History, rows: object) -> None:
     bundle.connections["airflow_metadata_db"]["conn_type"] = "mysql"
-    fails(bundle, history, "of the type 'mysql'", "metadata_conn_id")
+    fails(bundle, history, "has the type 'mysql'", "metadata_conn_id")
 
 
 def test_a_wrong_password_is_named_and_not_shown(bundle: Bundle, history: History, rows: object) -> None:
@@ -151,7 +153,7 @@ def test_a_role_without_the_right_to_delete(bundle: Bundle, history: History, ro
         ("s3://aws_xcom@{bucket}/", ["root of a bucket"]),
         ("file:///", ["root of a bucket"]),
         ("s3://aws_xcom@no-such-bucket/xcom", ["no-such-bucket", "does not exist"]),
-        ("s3://no_such_connection@{bucket}/xcom", ["no connection 'no_such_connection'", "blob_conn_id"]),
+        ("s3://no_such_connection@{bucket}/xcom", ["no Connection 'no_such_connection'", "blob_conn_id"]),
         ("s3://denied@{bucket}/xcom", ["cannot be used"]),
         ("s3://aws_xcom@{bucket}/xcom/../other", ["'..'"]),
         ("s3://aws_xcom@{bucket}/xcom//other", ["empty"]),
@@ -229,6 +231,6 @@ def test_a_policy_file_that_is_not_yaml(bundle: Bundle, history: History, rows: 
     path.write_text("retention: [\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources.file_layer, "__defaults__", (path,))
-        fails(bundle, history, "xcom_maintenance.yaml", "not YAML at line 2")
+        fails(bundle, history, "xcom_maintenance.yaml", "not valid YAML at line 2")
         path.write_text("max_age_days: -2\n")
         fails(bundle, history, "max_age_days from the include/xcom_maintenance.yaml")

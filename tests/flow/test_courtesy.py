@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from include.xcom_maintenance.bundle.settings import Settings
 from include.xcom_maintenance.cleanup.share_out import shares
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow import courtesy as courtesies
 from include.xcom_maintenance.flow.courtesy import Courtesy
 from include.xcom_maintenance.metadata.ports.shared import Pressure
@@ -25,6 +26,8 @@ from tests.support.archive import archive_rows
 from tests.support.bucket import Bucket
 from tests.support.bundle import Bundle
 from tests.support.history import History
+
+pytestmark = pytest.mark.slow
 
 CLEANUP, RESTORE = "xcom_cleanup", "xcom_restore"
 ENFORCE = {"mode": "enforce"}
@@ -94,7 +97,7 @@ def test_a_cleanup_waits_while_others_wait_for_locks_and_then_goes_on(
     assert history.rows() == set()
     [share] = outcome.table("Rows deleted, by task")
     assert looks == [2, 0]
-    assert share["of those waiting"] == 0.5
+    assert share["seconds waiting"] == 0.5
     assert (share["rows"], share["rows left"], share["stopped"]) == (3, 0, "")
 
 
@@ -104,7 +107,7 @@ def test_waiters_within_the_limit_are_not_waited_for(
     bundle.variable = {"max_lock_waits": 2}
     with waiters(database, 2):
         outcome = bundle.run(CLEANUP, **ENFORCE).succeeded()
-    assert outcome.table("Rows deleted, by task")[0]["of those waiting"] == 0
+    assert outcome.table("Rows deleted, by task")[0]["seconds waiting"] == 0
     assert history.rows() == set()
 
 
@@ -116,7 +119,7 @@ def test_a_database_that_stays_busy_is_left_for_the_next_run(
     with waiters(database, 1):
         outcome = bundle.run(CLEANUP, **ENFORCE).succeeded()
     assert len(history.rows()) == outcome.report["headline"]["rows_left"] == 3
-    assert any("the database stayed busy: 1 locks are waited for" in text for text in outcome.report["warnings"])
+    assert any("the database stayed busy: 1 lock wait (" in text for text in outcome.report["warnings"])
     bundle.run(CLEANUP, **ENFORCE).succeeded()
     assert history.rows() == set()
 
@@ -130,7 +133,7 @@ def test_a_restore_gives_way_too_and_says_that_it_is_not_done(
     monkeypatch.setattr(courtesies, "_PATIENCE", 0.4)
     with waiters(database, 1):
         outcome = bundle.run(RESTORE, mode="enforce", archive=archive)
-    assert "the database stayed busy: 1 locks are waited for" in outcome.report["error"]["message"]
+    assert "the database stayed busy: 1 lock wait (" in outcome.report["error"]["message"]
     assert history.rows() == set()
     bundle.run(RESTORE, mode="enforce", archive=archive).succeeded()
     assert len(history.rows()) == 1
@@ -202,8 +205,10 @@ def test_a_cleanup_whose_time_is_up_stops_and_the_next_run_finishes(
     assert 0 < left < 4
     assert headline["rows_left"] == left
     assert headline["rows_deleted"] == 3 - left
-    [warning] = [text for text in outcome.report["warnings"] if "rows of the plan are left" in text]
-    assert warning.startswith(f"{left} rows of the plan are left, because the time budget (max_minutes) is used up")
+    [warning] = [text for text in outcome.report["warnings"] if "left for the next run" in text]
+    assert warning.startswith(
+        f"{counted(left, 'row')} left for the next run, because the time budget (max_minutes) is used up"
+    )
     assert outcome.path(".pending").exists()
     bundle.variable = {}
     finished = bundle.run(CLEANUP, **ENFORCE).succeeded()
@@ -248,7 +253,7 @@ def test_the_owner_vacuums_and_the_report_says_what_that_gave_back(
     bundle.variable = {"vacuum": True}
     outcome = bundle.run(CLEANUP, **ENFORCE).succeeded()
     parts = outcome.table("VACUUM")
-    assert [row["part of the table"] for row in parts] == ["rows", "large values (TOAST)", "indexes", "all"]
+    assert [row["part of the table"] for row in parts] == ["rows", "large values (TOAST)", "indexes", "total"]
     assert "vacuum" in [phase["name"] for phase in outcome.report["phases"]]
     with database.connect(autocommit=True) as connection:
         found = connection.execute("SELECT pg_stat_get_vacuum_count('xcom'::regclass)").fetchone()

@@ -176,7 +176,7 @@ def test_a_cleanup_deletes_only_the_blob_that_a_backend_wrote_for_that_very_row(
     outcome = bundle.run(CLEANUP, mode="enforce").succeeded()
     assert bucket.listing() == set(places)
     assert outcome.report["headline"]["blobs_deleted"] == 1
-    assert "6 rows that go hold a path below the blob base path" in outcome.report["warnings"][0]
+    assert "6 rows to delete hold a path below the blob base path" in outcome.report["warnings"][0]
 
 
 @pytest.mark.parametrize("text", ["--input={}", "s3://other/x,{}", '"{}"', "[here]({})", "{}?versionId=3", "{}/"])

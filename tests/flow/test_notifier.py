@@ -116,7 +116,7 @@ def test_a_mistake_in_another_setting_does_not_keep_the_notifier_from_being_told
 
 def test_a_worker_that_was_killed_is_told_though_nothing_is_known_but_the_task(told: Told) -> None:
     failed(told.bundle, None)
-    assert "The task plan has failed: it was killed or lost" in told.lines()[0]["message"]
+    assert "Task plan failed: it was killed or lost" in told.lines()[0]["message"]
 
 
 def run_failed(bundle: Bundle) -> None:
@@ -148,7 +148,7 @@ def test_what_a_task_has_told_is_not_told_by_its_run_too(told: Told, rows: None)
 
 def test_the_text_of_an_unknown_error_is_not_told(told: Told) -> None:
     failed(told.bundle, ValueError("a value: open-sesame"))
-    assert told.lines()[0]["message"] == "The task plan has failed: ValueError; see the task log"
+    assert told.lines()[0]["message"] == "Task plan failed: ValueError; see the task log"
 
 
 # -- waiting_approval ------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_a_green_dag_that_enforces_nothing_does_not_stay_silent_for_ever(told: T
     age(told.bundle, first_run=45)
     outcome = told.bundle.run(CLEANUP).succeeded()
     [warning] = warnings(outcome)
-    assert warning.startswith("No run has enforced for 45 days: there has been none since the first run")
+    assert warning.startswith("No run has enforced for 45 days: none has since the first run")
     assert "warn_not_enforced_days" in outcome.markdown.replace("\\", "")
     [line] = told.lines()
     assert (line["event"], line["message"]) == ("not_enforced", warning)
@@ -240,7 +240,7 @@ def test_days_are_counted_in_whole_ones_and_from_the_last_that_enforced() -> Non
     assert known.days_without(NOW) == 40
     assert known.warning(now=NOW, limit_days=41, mode="report") is None
     assert "set to" not in str(known.warning(now=NOW, limit_days=40, mode="enforce"))
-    assert "This run is to enforce" in str(known.warning(now=NOW, limit_days=40, mode="enforce"))
+    assert "This run is in enforce mode" in str(known.warning(now=NOW, limit_days=40, mode="enforce"))
     assert Enforcement(NOW + timedelta(days=1)).warning(now=NOW, limit_days=1, mode="report") is None
 
 
@@ -252,8 +252,8 @@ def test_days_are_counted_in_whole_ones_and_from_the_last_that_enforced() -> Non
     [
         ("no.such.module.Notifier", {}, "notifier", "cannot be imported: ModuleNotFoundError"),
         ("tests.support.notifier.Missing", {}, "notifier", "cannot be imported: AttributeError"),
-        ("tests.support.bundle.Bundle", {}, "notifier", "is no notifier of Airflow"),
-        ("ToFile", {}, "notifier_kwargs", "needed: path; optional: text, webhook"),
+        ("tests.support.bundle.Bundle", {}, "notifier", "is not an Airflow notifier"),
+        ("ToFile", {}, "notifier_kwargs", "required: path; optional: text, webhook"),
         ("ToFile", {"path": "p", "webhok": SECRET}, "notifier_kwargs", "(path, webhok)"),
         ("Chokes", {"path": SECRET}, "notifier_kwargs", "ValueError"),
         (SECRET, {}, "notifier", "must be the full path of a class"),
@@ -278,7 +278,9 @@ def test_a_notifier_that_fails_does_not_fail_the_run_and_its_secret_is_not_shown
     told.use("Refuses", path="p", webhook=SECRET)
     age(told.bundle, first_run=45)
     outcome = told.bundle.run(CLEANUP).succeeded()
-    assert any("could not be told of not_enforced: RuntimeError" in text for text in outcome.report["warnings"])
+    assert any(
+        "The notification not_enforced could not be sent: RuntimeError" in text for text in outcome.report["warnings"]
+    )
     shown = outcome.markdown + outcome.path(".json").read_text() + caplog.text + "".join(capfd.readouterr())
     assert "sesame" not in shown
     assert outcome.report["settings"]["notifier_kwargs"]["value"] == ["path", "webhook"]
@@ -344,7 +346,7 @@ def test_a_mail_is_sent_by_the_providers_own_notifier(told: Told, rows: None, sm
     }
     age(told.bundle, first_run=45)
     outcome = told.bundle.run(CLEANUP).succeeded()
-    assert len(warnings(outcome)) == 1  # and none that it could not be told
+    assert len(warnings(outcome)) == 1  # and none that it could not be sent
     [mail] = smtp.mails
     assert "Subject: xcom_cleanup: not_enforced" in mail
     assert "To: ops@example.org" in mail

@@ -151,7 +151,7 @@ def test_a_report_changes_nothing_and_says_which_key_holds_what(airflow: Airflow
     assert (outcome.report["status"], outcome.report["mode"]) == ("reported", "report")
     assert (airflow.contents(), blobs_of(airflow)) == (rows, blobs)
     by_key = {line["key"]: line for line in outcome.table("Keys")}
-    assert [line["configured"] for line in by_key.values()] == ["seals", "opens", "opens"]
+    assert [line["used for"] for line in by_key.values()] == ["encrypts new values", "decrypts only", "decrypts only"]
     assert {key: (line["blobs"], line["inline values"]) for key, line in by_key.items()} == {
         "new": (0, 0),
         "old": (7, 3),
@@ -166,7 +166,7 @@ def test_a_report_changes_nothing_and_says_which_key_holds_what(airflow: Airflow
         assert KEYS[name] not in outcome.markdown + outcome.path(".json").read_text()
 
 
-HELD = "Held by other keys than the one that seals"
+HELD = "Values under other keys"
 
 
 def test_a_key_that_holds_nothing_may_be_removed_and_one_that_archived_rows_need_may_not(
@@ -326,14 +326,16 @@ def test_what_a_missing_key_holds_is_counted_never_touched_and_fails_the_run(air
 
     reported = airflow.rotate("new", "old", mode="report").succeeded().report
     assert reported["headline"]["values_under_missing_keys"] == 2
-    assert "'other' are not configured and seal 2 values" in " ".join(reported["warnings"])
+    assert "2 values cannot be read, because the key to decrypt them is not configured: 'other'" in " ".join(
+        reported["warnings"]
+    )
 
     outcome = airflow.rotate("new", "old")
     assert type(outcome.error).__name__ == "PartialFailure"
-    assert "2 values are sealed with keys that are not configured: 'other'" in str(outcome.error)
+    assert "2 values encrypted with keys that are not configured: 'other'" in str(outcome.error)
     headline = outcome.report["headline"]
     assert (headline["values_reencrypted"], headline["values_under_missing_keys"]) == (10, 2)
-    assert {line["key"]: line["configured"] for line in outcome.table("Keys")}["other"] == "NOT CONFIGURED"
+    assert {line["key"]: line["used for"] for line in outcome.table("Keys")}["other"] == "NOT CONFIGURED"
     assert {at: row for at, row in airflow.rows().items() if at in held} == held
     assert files.items() <= blobs_of(airflow).items()
     assert airflow.rotate("new", "other").succeeded().report["headline"]["values_under_missing_keys"] == 0
@@ -357,8 +359,8 @@ def test_a_blob_that_was_swapped_or_tampered_with_is_not_made_to_look_genuine(ai
 
     outcome = airflow.rotate("new", "old")
     assert type(outcome.error).__name__ == "PartialFailure"
-    why = {line["why"]: line["values"] for line in outcome.table("Values that could not be re-encrypted")}
-    assert why == {"it was written for another entry": 1, "it does not open with its key": 1}
+    why = {line["reason"]: line["values"] for line in outcome.table("Values that could not be re-encrypted")}
+    assert why == {"it was written for another XCom": 1, "it cannot be decrypted with its key": 1}
     assert outcome.report["headline"]["values_reencrypted"] == 1
     assert outcome.report["headline"]["removable_keys"] is None
     airflow.configure(encryption_keys=keys("new", "old"))

@@ -211,9 +211,7 @@ def test_no_value_comes_back_into_a_row_that_cannot_hold_it_as_it_is(
     [(stays, _)] = contents(history).values()
     assert stays == row
     assert same(pull(stays), pull(row))
-    assert outcome.table("Values that stay where they are") == [
-        {"why": "the database cannot hold it as it is", "values": 1}
-    ]
+    assert outcome.table("Values not moved") == [{"reason": "the database cannot store it unchanged", "values": 1}]
 
 
 # -- what stays ------------------------------------------------------------------------------------------------------
@@ -280,9 +278,9 @@ def test_a_value_that_may_name_other_blobs_stays_for_it_is_what_keeps_them(
     before = contents(history)
     outcome = move(bundle).succeeded()
     assert contents(history) == before
-    assert {row["why"]: row["values"] for row in outcome.table("Values that stay where they are")} == {
-        "may name other blobs, which are kept for it": 6,
-        "says where a value is, or is read by the scheduler": 1,
+    assert {row["reason"]: row["values"] for row in outcome.table("Values not moved")} == {
+        "may refer to other blobs, which are kept because of it": 6,
+        "refers to a value elsewhere, or is read by the scheduler": 1,
     }
 
 
@@ -425,7 +423,7 @@ def test_a_blob_that_cannot_be_read_back_does_not_become_the_value(
     monkeypatch.setattr(moving.transfer, "get", cut)
     outcome = move(bundle).succeeded()
     assert contents(history) == before
-    assert outcome.table("Values that stay where they are") == [{"why": "its blob is damaged", "values": len(VALUES)}]
+    assert outcome.table("Values not moved") == [{"reason": "its blob is damaged", "values": len(VALUES)}]
 
 
 def test_a_value_whose_blob_is_gone_keeps_its_reference(bundle: Bundle, history: History, folder: Path) -> None:
@@ -434,7 +432,7 @@ def test_a_value_whose_blob_is_gone_keeps_its_reference(bundle: Bundle, history:
     before = contents(history)
     files(folder)[0].unlink()
     outcome = move(bundle, direction="inline").succeeded()
-    assert outcome.table("Values that stay where they are") == [{"why": "its blob is gone", "values": 1}]
+    assert outcome.table("Values not moved") == [{"reason": "its blob is missing", "values": 1}]
     assert sum(before[place] == row for place, row in contents(history).items()) == 1
 
 
@@ -482,7 +480,9 @@ def test_without_the_backend_the_report_says_what_could_be_gained_and_no_mode_mo
     assert report["headline"]["rows_to_move"] == 1
     assert report["headline"]["threshold_bytes"] == 48 * 1024
     assert report["headline"]["compression_ratio_expected"] > 2
-    assert "uses the XCom backend airflow.sdk.bases.xcom.BaseXCom, so nothing is moved" in report["warnings"][0]
+    assert (
+        "The configured XCom backend is airflow.sdk.bases.xcom.BaseXCom, so nothing is moved" in report["warnings"][0]
+    )
 
 
 class Broken(XComBlobBackend):
@@ -503,7 +503,7 @@ def test_nothing_moves_if_the_active_backend_does_not_read_the_canary(
     before, blobs = contents(history), files(folder)
     configure(backend=f"{__name__}.Broken")
     outcome = move(bundle, direction=direction)
-    assert "cannot read what rows would hold: for a canary it gives back something else" in str(outcome.error)
+    assert "could not read the moved values: a test value comes back changed" in str(outcome.error)
     assert outcome.report["status"] == "failed"
     assert (contents(history), files(folder)) == (before, blobs)
 
@@ -516,12 +516,12 @@ def test_the_canary_is_sent_by_the_worker_that_moves_too(
     conf = {"mode": "enforce", "offload_threshold_bytes": THRESHOLD}
     planned = bundle.task(DAG_ID, "plan", run_id="r", **conf)
     configure(backend=f"{__name__}.Broken")
-    with pytest.raises(Exception, match="cannot read what rows would hold"):
+    with pytest.raises(Exception, match="could not read the moved values"):
         bundle.task(DAG_ID, "apply", planned, run_id="r", **conf)
     configure()
     planned = bundle.task(DAG_ID, "plan", run_id="s", **conf)
     configure(backend="airflow.sdk.bases.xcom.BaseXCom")
-    with pytest.raises(Exception, match="uses another XCom backend than where the plan was made"):
+    with pytest.raises(Exception, match="uses a different XCom backend from the one that planned"):
         bundle.task(DAG_ID, "apply", planned, run_id="s", **conf)
     assert contents(history) == before
 
@@ -561,7 +561,7 @@ def test_the_bundle_without_the_plugin_plans_and_says_what_is_missing(
         monkeypatch.setitem(sys.modules, name, None)
     assert bundle.run(DAG_ID, mode="enforce").succeeded().report["headline"]["rows_to_move"] == 1
     outcome = bundle.run(DAG_ID, mode="enforce", direction="inline")
-    assert "The module xcom_blob_backend is not there" in str(outcome.error)
+    assert "The module xcom_blob_backend is not installed" in str(outcome.error)
     assert contents(history) == before
 
 

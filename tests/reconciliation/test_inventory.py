@@ -75,5 +75,5 @@ def test_an_inventory_that_is_damaged_or_too_narrow_stops_the_run_before_anythin
             bucket.client.put_object(Bucket=inventory.destination, Key=item["Key"], Body=b"damaged")
     before = bucket.listing()
     outcome = bundle.run(DAG, mode="enforce")
-    assert "is not what its manifest says" in str(outcome.error)
+    assert "does not match its manifest" in str(outcome.error)
     assert bucket.listing() == before

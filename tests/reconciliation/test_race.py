@@ -33,6 +33,8 @@ from tests.conftest import Database
 from tests.support.history import History, SeededRun
 from tests.support.reconciliations import Reconciliation
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 12.0
 GRACE = timedelta(seconds=3)
 #: A row follows its blob sooner than the grace period ends, or never: what takes longer died on the way.

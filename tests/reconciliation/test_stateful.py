@@ -46,6 +46,8 @@ from tests.support.history import insert_dag
 from tests.support.interruptions import Killed, interrupted_at, killed_at
 from tests.support.reconciliations import PHASES, Reconciliation
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("XCOM_STATEFUL_EXAMPLES", "30"))
 STEPS = int(os.environ.get("XCOM_STATEFUL_STEPS", "100"))
 GRACE = timedelta(days=2)

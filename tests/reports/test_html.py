@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
@@ -152,3 +153,16 @@ def test_without_its_library_charts_are_tables_and_the_page_says_why(monkeypatch
     assert "pygal is not installed" in text
     assert "<svg" not in text.replace('<svg class="share"', "")
     assert text.count('<table id="chart-') == 4
+
+
+@pytest.mark.parametrize("kind", ["line", "bar"])
+def test_moments_of_one_day_are_told_apart_by_the_time_and_say_the_date_once(kind: Any) -> None:
+    moments = [f"2026-01-28T{1 + n // 3:02}:{20 * (n % 3):02}:00+00:00" for n in range(9)]
+    wide, narrow = charts.draw(Chart("c", kind, moments, {"s": [n + 1.0 for n in range(9)]}, "bytes"))
+    for drawing, date in ((wide, "2026-01-28"), (narrow, "01-28")):
+        labels = re.findall(r">([^<>]*\d\d:\d\d)</text>", drawing)
+        assert labels[0] == f"{date} 01:00"
+        assert len(set(labels)) == len(labels) > 2
+        assert sum(date in label for label in labels) == 1
+    wide, _ = charts.draw(Chart("c", kind, DAYS, {"s": [1, 2, 3]}, "bytes"))
+    assert not re.findall(r">[^<>]*\d\d:\d\d</text>", wide)

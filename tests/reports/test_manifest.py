@@ -35,14 +35,14 @@ def test_a_manifest_that_is_cut_short_is_no_plan(root: Any, tmp_path: Path, cut:
         manifest.add("blob", key="a" * 100)
     path = tmp_path / "dag" / "run.manifest.jsonl.gz"
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(MaintenanceError, match="cut short"):
+    with pytest.raises(MaintenanceError, match="is incomplete"):
         list(place.read_manifest())
 
 
 def test_a_manifest_whose_writer_died_is_no_plan(root: Any, tmp_path: Path) -> None:
     (tmp_path / "dag").mkdir()
     (tmp_path / "dag" / "run.manifest.jsonl.gz").write_bytes(gzip.compress(b'{"kind": "blob", "key": "a"}\n'))
-    with pytest.raises(MaintenanceError, match="cut short"):
+    with pytest.raises(MaintenanceError, match="is incomplete"):
         list(ReportPlace(root, "dag", "run").read_manifest())
 
 

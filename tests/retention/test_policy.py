@@ -64,7 +64,7 @@ def keeps_row(run: Run, task: str, key: str, pushed: datetime, runs: list[Run], 
     def one_of(name: str, globs: tuple[str, ...]) -> bool:
         return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
 
-    def speaks_of(rule: Rule) -> bool:
+    def applies(rule: Rule) -> bool:
         tags = TAGS.get(run.dag_id, ())
         return (
             one_of(run.dag_id, rule.dag_ids)
@@ -77,7 +77,7 @@ def keeps_row(run: Run, task: str, key: str, pushed: datetime, runs: list[Run], 
             and not one_of(key, rule.scope.exclude_keys)
         )
 
-    rule = next(filter(speaks_of, rules), None)
+    rule = next(filter(applies, rules), None)
     if rule is None or rule.hold:
         return True
     if run.state not in ("success", "failed") or run.unfinished_tasks:

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ from tests.conftest import Database
 from tests.support.cleanups import Cleanup
 from tests.support.history import History
 from tests.support.worlds import World, WorldRun, latest_values, rows_left, worlds, write
+
+pytestmark = pytest.mark.slow
 
 # -- random policies ----------------------------------------------------------------------
 
@@ -65,7 +68,7 @@ def _any(name: str, globs: list[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
-def _speaks_about(rule: dict[str, Any], dag_id: str, tags: frozenset[str], task_id: str, key: str) -> bool:
+def _applies(rule: dict[str, Any], dag_id: str, tags: frozenset[str], task_id: str, key: str) -> bool:
     return (
         _any(dag_id, rule.get("dag_ids", ["*"]))
         and not _any(dag_id, rule.get("exclude_dag_ids", []))
@@ -94,20 +97,20 @@ def _left(world: World, policy: dict[str, Any], now: datetime) -> tuple[set[Any]
         ]
         for row in run.rows:
             place = (run.dag_run_id, row.task_id, row.map_index, row.key)
-            rules = enumerate(policy["retention"])
-            found = next(((i, r) for i, r in rules if _speaks_about(r, run.dag_id, tags, row.task_id, row.key)), None)
+            rules = enumerate(policy["retention"], 1)
+            found = next(((i, r) for i, r in rules if _applies(r, run.dag_id, tags, row.task_id, row.key)), None)
             reason = None
             if found is not None:
                 limits = defaults | found[1]
                 reason = _why_it_goes(run, row.age_days, limits, len(newer))
                 if found[1].get("keep_latest_value") and place in pulled:
                     reason = None
-            position = None if found is None else found[0]
+            number = None if found is None else found[0]
             if reason is None:
                 left.add(place)
-                staying[position] += 1
+                staying[number] += 1
             else:
-                going[position, reason] += 1
+                going[number, reason] += 1
     return left, going, staying
 
 
@@ -159,17 +162,17 @@ def test_no_policy_takes_or_leaves_a_row_that_its_documentation_does_not(
     assert headline["runs_kept"] + headline["runs_affected"] == len(world.runs)
     tables = {table.title: table for table in report.tables}
     planned: Counter[Any] = Counter()
-    for _, rule, what, reason, _, rows, *_ in tables["The plan, by DAG and rule"].rows:
-        planned[what, rule, str(reason)] += rows
-    assert {(r, why): n for (what, r, why), n in planned.items() if what == "goes"} == going
+    for _, rule, action, reason, _, rows, *_ in tables["The plan, by DAG and rule"].rows:
+        planned[action, rule, str(reason)] += rows
+    assert {(r, why): n for (action, r, why), n in planned.items() if action == "delete"} == going
     by_rule: Counter[Any] = Counter()
-    for (what, rule, _), rows in planned.items():
-        if what == "stays":
+    for (action, rule, _), rows in planned.items():
+        if action == "keep":
             by_rule[rule] += rows
     assert by_rule == staying
-    assert sum(row[2] for row in tables["Why rows stay"].rows) == staying.total()
-    assert sum(row[4] for row in tables["Rules"].rows) == going.total()
-    assert sum(row[5] for row in tables["Rules"].rows) == staying.total()
+    assert sum(row[2] for row in tables["Why rows are kept"].rows) == staying.total()
+    assert sum(row[4] for row in tables["Retention rules"].rows) == going.total()
+    assert sum(row[5] for row in tables["Retention rules"].rows) == staying.total()
 
 
 class _Store(PostgresMetadataStore):

@@ -113,9 +113,9 @@ def test_what_to_restore_and_the_mode_of_a_restore_come_from_its_form_only() -> 
     assert found.settings.dag_ids == ("a", "b_*")
     assert found.sources == {"dag_ids": "trigger form", "batch_rows": "Variable xcom_maintenance"}
     assert resolve([settings.form_layer({"mode": "enforce"})], SettingsOfRestore).settings.mode == "enforce"
-    with pytest.raises(ConfigurationError, match="no setting 'archive'"):
+    with pytest.raises(ConfigurationError, match="Unknown setting 'archive'"):
         resolve([Layer("Variable xcom_maintenance", {"archive": "x"})], SettingsOfRestore)
-    with pytest.raises(ConfigurationError, match="no setting 'archive'"):
+    with pytest.raises(ConfigurationError, match="Unknown setting 'archive'"):
         resolve([settings.form_layer({"archive": "x"})])
 
 

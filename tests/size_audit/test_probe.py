@@ -85,7 +85,7 @@ def test_a_blob_that_survives_its_row_is_a_finding() -> None:
 
     [result, *_] = run(Leaks())
     assert not result.removed
-    assert "still there" in result.error
+    assert "still exists" in result.error
 
 
 @pytest.mark.parametrize("method", ["push", "pull", "stored", "remove"])
@@ -118,7 +118,7 @@ def test_a_value_that_comes_back_changed_is_a_finding() -> None:
 
     results = run(Changes())
     assert not any(result.intact for result in results)
-    assert all("not what was pushed" in result.error and result.removed for result in results)
+    assert all("differs from the one that was pushed" in result.error and result.removed for result in results)
 
 
 @pytest.mark.parametrize("method", ["push", "pull"])
@@ -134,7 +134,7 @@ def test_a_backend_that_hangs_does_not_hold_up_the_audit_and_its_canary_goes_in_
     start = time.monotonic()
     results = run(backend, timeout=0.5)
     assert time.monotonic() - start < 5
-    assert [r.error for r in results] == [f"{method}: the time was up", *["push: the time was up"] * 2]
+    assert [r.error for r in results] == [f"{method} timed out", *["push timed out"] * 2]
     assert not any(result.removed for result in results)
     go_on.set()
     deadline = time.monotonic() + 10

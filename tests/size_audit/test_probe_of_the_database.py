@@ -35,7 +35,7 @@ def test_canaries_in_the_database_are_measured_and_removed(
     assert report["status"] == "audited", report["error"]
     [table] = [table for table in report["tables"] if table["title"] == "Live probe"]
     results = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
-    assert [(r["error"], r["kept in"], r["intact"], r["removed"]) for r in results] == [
+    assert [(r["error"], r["stored in"], r["intact"], r["removed"]) for r in results] == [
         ("", "database", "yes", "yes")
     ] * 3
     # Postgres compresses what is above 2 KB.

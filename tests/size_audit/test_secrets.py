@@ -1,4 +1,4 @@
-"""The scan for secrets: planted ones are found and show nowhere; what only looks like one is passed over."""
+"""The secrets scan: planted ones are found and show nowhere; what only looks like one is passed over."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PLANTED: dict[str, tuple[Any, str, str, str]] = {
         "$.file",
         "Private Key",
     ),
-    "line": (f"run --host=db password={_ASSIGNED} --quick", _ASSIGNED, "$", "Password in a text"),
+    "line": (f"run --host=db password={_ASSIGNED} --quick", _ASSIGNED, "$", "Password in a string"),
     "conn": ({"connections": [{"password": _NAMED}]}, _NAMED, "$.connections[*].password", "Sensitive name"),
     "sendgrid": ({"mail": {"k": _SENDGRID}}, _SENDGRID, "$.mail.k", "SendGrid API Key"),
     "text": (json.dumps({"inner": json.dumps({"api_key": _NESTED})}), _NESTED, "$.inner.api_key", "Sensitive name"),
@@ -88,7 +88,7 @@ def audit(bundle: Bundle, **conf: Any) -> Outcome:
 
 
 def found(outcome: Outcome) -> dict[str, tuple[str, str]]:
-    return {row["key"]: (row["where in the value"], row["kind"]) for row in outcome.table("Secrets")}
+    return {row["key"]: (row["path in the value"], row["kind"]) for row in outcome.table("Secrets")}
 
 
 def written(bundle: Bundle) -> dict[Path, str]:
@@ -160,7 +160,7 @@ def test_what_was_pushed_between_two_audits_beyond_the_limits_is_reported_as_not
         )
     outcome = audit(bundle, secrets_max_values=2)
     [table] = [table for table in outcome.report["tables"] if table["title"] == "Secrets"]
-    assert "3 values pushed since the last audit are beyond the limits and not scanned" in table["note"]
+    assert "Left out 3 values pushed since the last audit, because a limit was reached" in table["note"]
     assert [row[2] for row in table["rows"]] == ["new0", "new1"]
 
 
@@ -183,7 +183,7 @@ def test_a_value_that_is_too_large_is_skipped_and_counted(bundle: Bundle, histor
     outcome = audit(bundle)
     assert set(found(outcome)) == {"small"}
     [table] = [table for table in outcome.report["tables"] if table["title"] == "Secrets"]
-    assert "1 values were looked into, newest first; 2 were too large" in table["note"]
+    assert "Scanned 1 value, newest first; skipped 2 as too large" in table["note"]
 
 
 @pytest.mark.parametrize("state", ["", "{", '{"version": 1}', '{"version": 99}', "[]", "\x00"])

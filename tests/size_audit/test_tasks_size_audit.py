@@ -91,7 +91,7 @@ def test_every_figure_agrees_with_a_known_table(bundle: Bundle, history: History
     assert outcome.table("By DAG")[0]["DAG"] == max(expected(1), key=lambda names: expected(1)[names][1])[0]
 
     of_day = {day_of(day_number(days_ago(age))).isoformat() for *_, age, _ in pushed}
-    by_day = {row["day"]: row["logical bytes"] for row in outcome.table("By day of the push")}
+    by_day = {row["day"]: row["logical bytes"] for row in outcome.table("By day pushed")}
     assert by_day == {
         day: sum(size for *_, age, size in pushed if day_of(day_number(days_ago(age))).isoformat() == day)
         for day in of_day
@@ -103,7 +103,7 @@ def test_every_figure_agrees_with_a_known_table(bundle: Bundle, history: History
     sizes = history.connection.execute(
         "SELECT dag_id, octet_length(value::text), pg_column_size(value) FROM xcom WHERE value IS NOT NULL"
     ).fetchall()
-    for row in outcome.table("What would leave the database at a backend's threshold"):
+    for row in outcome.table("What would leave the database at each backend threshold"):
         mine = [(text, size) for dag_id, text, size in sizes if row["DAG"] in {dag_id, "all DAGs"}]
         found = list(row.values())[2:]
         assert found == [sum(size for text, size in mine if text >= threshold) for threshold in THRESHOLDS], row["DAG"]
@@ -111,10 +111,10 @@ def test_every_figure_agrees_with_a_known_table(bundle: Bundle, history: History
     assert [row["stored bytes"] for row in largest] == [*sorted((s for *_, s in sizes), reverse=True), 0]
     assert {row["key"]: row["logical bytes"] for row in largest}["huge"] == max(texts)
     assert outcome.table("Rows that should not be there") == [
-        {"what": "rows whose value is NULL", "DAG": "small", "rows": 1}
+        {"what": "rows with a NULL value", "DAG": "small", "rows": 1}
     ]
     assert outcome.table("Mapped tasks with the largest fan-out")[0]["fan-out"] == 3
-    assert outcome.table("Tasks with the most pushes in a day")[0]["pushes"] == 3
+    assert outcome.table("Tasks with the most pushes in one day")[0]["pushes"] == 3
     assert "| big | 4 |" in outcome.markdown
     assert history.rows() == rows
 
@@ -128,11 +128,11 @@ def test_the_scorecard_comes_first_and_then_what_to_do(bundle: Bundle, history: 
     found = lines(outcome)
     assert {name for name, line in found.items() if line["verdict"] == "WARN"} >= {"value_size", "memory"}
     assert found["push_time"]["value"] == pytest.approx(20_000_002 / (10 * 1024 * KB))
-    [action] = [row for row in outcome.table("What to do") if row["whose"] == "big"]
-    assert "above 48 KB" in action["what"]
+    [action] = [row for row in outcome.table("What to do") if row["where"] == "big"]
+    assert "above 48 KB" in action["issue"]
     assert outcome.markdown.index("## Scorecard") < outcome.markdown.index("## What to do")
     assert {chart["title"] for chart in outcome.report["charts"]} == {
-        "Bytes by DAG", "Growth over time", "Size bands", "Top entries",
+        "Bytes by DAG", "Growth over time", "Size bands", "Largest entries",
     }  # fmt: skip
     for chart in outcome.report["charts"]:
         assert {len(values) for values in chart["series"].values()} == {len(chart["labels"])}
@@ -144,10 +144,10 @@ def test_values_near_the_limit_of_postgres_are_a_hazard(bundle: Bundle, history:
     history.xcom(run, "small", age_days=1)
     history.connection.execute("UPDATE xcom SET value = to_jsonb(repeat('x', 140000000))")
     outcome = bundle.run(AUDIT).succeeded()
-    [row] = outcome.table("Large values: how near to what breaks")
+    [row] = outcome.table("Large values and their limits")
     assert row["logical bytes"] == 140_000_002
     assert row["share of the JSONB limit"] == pytest.approx(140_000_002 / 268_435_455, abs=0.0001)
-    assert "near the limit" in outcome.table("What to do")[0]["what"]
+    assert "close to the" in outcome.table("What to do")[0]["issue"]
 
 
 def test_more_than_a_thousand_pushes_a_day_are_noticed_and_named(bundle: Bundle, history: History) -> None:
@@ -161,13 +161,13 @@ def test_more_than_a_thousand_pushes_a_day_are_noticed_and_named(bundle: Bundle,
     outcome = bundle.run(AUDIT).succeeded()
     assert lines(outcome)["pushes_a_day"]["verdict"] == "WARN"
     assert {
-        "what": "1,001 pushes in a day",
-        "whose": "busy / chatty",
-        "do": "Push one value for many",
+        "issue": "1,001 pushes in one day",
+        "where": "busy / chatty",
+        "action": "Combine many small values into one push",
     } in outcome.table("What to do")
     [row] = outcome.table("Pushes per DAG and day")
     assert row[day_of(day_number(days_ago(1))).isoformat()] == 1_001
-    assert row["mean of a day"] == 143.0
+    assert row["daily mean"] == 143.0
 
 
 def test_overdue_rows_are_those_that_a_cleanup_would_have_taken_days_ago(bundle: Bundle, history: History) -> None:
@@ -179,7 +179,7 @@ def test_overdue_rows_are_those_that_a_cleanup_would_have_taken_days_ago(bundle:
     bundle.variable = {"retention": [{"dag_ids": ["held"], "hold": True}, {"dag_ids": ["*"]}]}
     outcome = bundle.run(AUDIT).succeeded()
     assert lines(outcome)["overdue_rows"]["value"] == 2
-    assert {"what": "rows that a cleanup should have deleted", "DAG": "a", "rows": 2} in outcome.table(
+    assert {"what": "rows a cleanup should have deleted", "DAG": "a", "rows": 2} in outcome.table(
         "Rows that should not be there"
     )
     bundle.run("xcom_cleanup", mode="enforce").succeeded()
@@ -195,8 +195,8 @@ def test_rows_of_dags_that_do_not_exist_are_named(bundle: Bundle, history: Histo
     history.connection.execute("DELETE FROM dag WHERE dag_id = 'deleted'")
     found = {row["DAG"]: row["what"] for row in bundle.run(AUDIT).succeeded().table("Rows that should not be there")}
     assert found == {
-        "deleted": "rows of a DAG, but it was deleted",
-        "stale": "rows of a DAG, but no file defines it any more",
+        "deleted": "rows left behind: the DAG was deleted",
+        "stale": "rows left behind: the DAG is no longer defined in any file",
     }
 
 
@@ -258,12 +258,12 @@ def test_two_audits_a_day_apart_give_the_right_trend(bundle: Bundle, history: Hi
     grown = second.report["headline"]["table_total_bytes"] - first.report["headline"]["table_total_bytes"]
     assert grown > 4_000_000
     assert second.report["headline"]["bytes_per_day"] == pytest.approx(grown, rel=0.01)
-    for row in second.table("When the table reaches a size"):
+    for row in second.table("Growth forecast"):
         missing = row["table bytes"] - second.report["headline"]["table_total_bytes"]
         expected = datetime.now(UTC) + timedelta(days=missing / grown)
-        assert abs(date.fromisoformat(row["day"]) - expected.date()) <= timedelta(days=1)
-    [change] = second.table("DAGs whose growth changed most")
-    assert (change["DAG"], change["pushes a day"], change["pushes a day before"], change["anomaly"]) == (
+        assert abs(date.fromisoformat(row["reached on"]) - expected.date()) <= timedelta(days=1)
+    [change] = second.table("Largest changes in growth by DAG")
+    assert (change["DAG"], change["pushes per day"], change["previous pushes per day"], change["anomaly"]) == (
         "a",
         40,
         0,
@@ -284,7 +284,7 @@ def test_a_table_that_shrinks_gets_no_forecast(bundle: Bundle, history: History)
     history.connection.execute("VACUUM FULL xcom")
     outcome = bundle.run(AUDIT).succeeded()
     assert outcome.report["headline"]["bytes_per_day"] < -1_000_000
-    assert {row["day"] for row in outcome.table("When the table reaches a size")} == {"not in sight"}
+    assert {row["reached on"] for row in outcome.table("Growth forecast")} == {"not within ten years"}
 
 
 def test_past_reports_that_are_damaged_failed_or_of_another_database_are_no_past(
@@ -300,7 +300,7 @@ def test_past_reports_that_are_damaged_failed_or_of_another_database_are_no_past
     (folder / "manual__other.json").write_text('[{"no": "report"}]')
     (folder / "manual__failed.json").write_text(json.dumps({**report, "status": "failed"}))
     assert bundle.run(AUDIT).succeeded().report["headline"]["bytes_per_day"] is None
-    assert "manual__torn.json is left out of the trend" in caplog.text
+    assert "Left the past report manual__torn.json out of the trend" in caplog.text
 
 
 # -- blobs -----------------------------------------------------------------------------------------------------------
@@ -320,10 +320,10 @@ def test_blobs_count_where_their_rows_are(bundle: Bundle, bucket: Bucket, histor
     assert outcome.report["headline"]["blob_bytes"] == 60_700
     assert cells(outcome, "By DAG", 1, "blobs", "blob bytes") == {("b",): (3, 60_000), ("a",): (1, 700)}
     assert cells(outcome, "By key", 3, "blob bytes")["b", "t", "return_value"] == (60_000,)
-    assert cells(outcome, "By day of the push", 1, "blob bytes")["before",] == (700,)
-    bands = {row["band"]: row["blobs of that size"] for row in outcome.table("Size bands")}
+    assert cells(outcome, "By day pushed", 1, "blob bytes")["earlier",] == (700,)
+    bands = {row["band"]: row["blobs of this size"] for row in outcome.table("Size bands")}
     assert bands == {"below 1 KB": 1, "1-10 KB": 0, "10-48 KB": 0, "48 KB-10 MB": 1, "above 10 MB": 0}
-    assert any("1 references have no blob" in warning for warning in outcome.report["warnings"])
+    assert any("No blob was listed for 1 reference." in warning for warning in outcome.report["warnings"])
     [chart] = [chart for chart in outcome.report["charts"] if chart["title"] == "Bytes by DAG"]
     assert dict(zip(chart["labels"], chart["series"]["blobs"], strict=True)) == {"b": 60_000, "a": 700}
 
@@ -344,7 +344,7 @@ def test_a_blob_store_that_cannot_be_read_does_not_stop_the_audit(bundle: Bundle
     history.xcom(history.run("a", 1), age_days=1)
     outcome = bundle.run(AUDIT, blob_base_path=base).succeeded()
     assert outcome.report["headline"]["rows"] == 1
-    assert any(warning.startswith("Blobs are left out") for warning in outcome.report["warnings"])
+    assert any(warning.startswith("Blobs were left out") for warning in outcome.report["warnings"])
 
 
 # -- probe and secrets, as their jobs deliver them -------------------------------------------------------------------
@@ -378,7 +378,7 @@ def test_what_the_probe_and_the_scan_find_is_judged(
     assert found["secrets"] == (1, "WARN")
     assert found["probe_intact"] == (1, "pass")
     assert len(outcome.table("Live probe")) == 2
-    assert outcome.table("Secrets")[0]["where in the value"] == "$.password"
+    assert outcome.table("Secrets")[0]["path in the value"] == "$.password"
 
 
 def test_a_probe_that_fails_does_not_stop_the_audit_and_its_words_are_not_repeated(
@@ -389,7 +389,7 @@ def test_a_probe_that_fails_does_not_stop_the_audit_and_its_words_are_not_repeat
 
     _Parts(monkeypatch, broken, None)
     outcome = bundle.run(AUDIT).succeeded()
-    assert "The live probe could not be told: RuntimeError." in outcome.report["warnings"]
+    assert "The live probe failed: RuntimeError." in outcome.report["warnings"]
     assert "hunter2" not in outcome.markdown
     assert lines(outcome)["push_latency"]["verdict"] == "unknown"
 
@@ -404,7 +404,7 @@ def test_a_breach_is_told_and_fails_the_run_only_if_it_is_to(bundle: Bundle, his
     outcome = bundle.run(AUDIT).succeeded()
     [news] = [json.loads(line) for line in told.read_text().splitlines()]
     assert (news["event"], news["status"]) == ("audit_breach", "audited")
-    assert "Largest value in the database: 58.6 KB (48.0 KB allowed)" in news["message"]
+    assert "Largest value in the database: 58.6 KB (threshold: 48.0 KB)" in news["message"]
     assert news["breaches"] == outcome.report["headline"]["breaches"]
     failed = bundle.run(AUDIT, fail_on_breach=True)
     assert type(failed.error).__name__ == "AirflowFailException"
@@ -490,8 +490,8 @@ def test_a_role_that_may_only_read_is_enough(bundle: Bundle, history: History) -
         bundle.connections["airflow_metadata_db"] |= {"login": "auditor", "password": "pw"}
         outcome = bundle.run(AUDIT).succeeded()
         assert outcome.report["headline"]["rows"] == 2
-        assert not [w for w in outcome.report["warnings"] if "could not be told" in w]
-        assert outcome.table("Tables with XComs set aside")[0]["table"] == "_airflow_deleted__xcom__2026"
+        assert not [w for w in outcome.report["warnings"] if " failed: " in w]
+        assert outcome.table("Archive tables")[0]["table"] == "_airflow_deleted__xcom__2026"
     finally:
         history.connection.execute("DROP OWNED BY auditor; DROP ROLE auditor")
 

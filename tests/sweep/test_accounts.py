@@ -36,11 +36,11 @@ def accounted(outcome: Outcome, planned: str, done: tuple[str, ...], table: str)
 
 
 def of_cleanup(outcome: Outcome) -> dict[str, int]:
-    return accounted(outcome, "blobs_to_purge", ("blobs_deleted", "blobs_quarantined"), "Blobs that stay")
+    return accounted(outcome, "blobs_to_purge", ("blobs_deleted", "blobs_quarantined"), "Blobs kept")
 
 
 def of_reconciliation(outcome: Outcome) -> dict[str, int]:
-    return accounted(outcome, "orphan_blobs", ("orphans_deleted", "orphans_quarantined"), "Candidates that were left")
+    return accounted(outcome, "orphan_blobs", ("orphans_deleted", "orphans_quarantined"), "Orphans kept")
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_no_blob_of_a_restore_stays_without_a_reason(bundle: Bundle, bucket: Buc
     bucket.put(keys[0], b"new")
     summary = bundle.task("xcom_restore", "apply", planned, run_id="r", mode="enforce", quarantine="all")
     outcome = Outcome(bundle, "xcom_restore", "r", summary, None)
-    reasons = accounted(outcome, "blobs_to_restore", ("blobs_restored",), "Blobs that did not return")
+    reasons = accounted(outcome, "blobs_to_restore", ("blobs_restored",), "Blobs not restored")
     assert reasons == {"a blob is there already": 1}
 
 
@@ -167,9 +167,7 @@ def test_no_dangling_row_stays_without_a_reason(bundle: Bundle, bucket: Bucket, 
     found = bundle.find(run_id="r", **conf)
     bucket.put(f"xcom/{back}")
     outcome = Outcome(bundle, RECONCILIATION, "r", bundle.sweep(found, run_id="r", **conf), None)
-    reasons = accounted(
-        outcome, "dangling_references", ("dangling_rows_deleted",), "Rows of dangling references that stay"
-    )
+    reasons = accounted(outcome, "dangling_references", ("dangling_rows_deleted",), "Rows of dangling references kept")
     assert sorted(reasons.values()) == [1, 1]
 
 

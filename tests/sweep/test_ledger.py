@@ -26,6 +26,8 @@ from tests.support.history import History, days_ago
 from tests.support.interruptions import run_until_killed
 from tests.support.reconciliations import Reconciliation
 
+pytestmark = pytest.mark.slow
+
 ORPHANS = 10
 #: Blobs of a batch, and lines of a list: so few that a kill comes in the middle of several of both.
 BATCH, LINES = 2, 3

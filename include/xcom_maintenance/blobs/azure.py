@@ -168,7 +168,7 @@ class AzureBlobStore(OneByOneStore):
             if isinstance(error, ClientAuthenticationError) or status in {401, 403}:
                 said = getattr(error, "error_code", None) or status or type(error).__name__
                 raise ConfigurationError(
-                    f"The blob base path {self.base} cannot be used: the store answered {said}",
+                    f"The blob base path {self.base} cannot be used: the store returned {said}",
                     setting=self._setting,
                     remedy="Check the connection that the base path names (or blob_conn_id) and its rights: listing, "
                     "reading and, to enforce, writing and deleting",

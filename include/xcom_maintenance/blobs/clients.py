@@ -36,9 +36,9 @@ def gcs_client(conn_id: str | None, base: BasePath, setting: str) -> Any:
 def azure_client(conn_id: str | None, base: BasePath, setting: str) -> Any:
     if "." in base.uri.bucket:
         raise ConfigurationError(
-            f"The blob base path names an account, {base.uri.bucket!r}, where the container belongs",
+            f"The blob base path names an account, {base.uri.bucket!r}, instead of a container",
             setting=setting,
-            remedy="Write abfs://conn_id@container/prefix; the account is that of the connection",
+            remedy="Write abfs://conn_id@container/prefix; the connection says which account",
         )
     if conn_id is not None:
         connection_of(conn_id, "blob_conn_id", "an Azure Blob Storage (wasb) connection to the store of the blobs")
@@ -55,7 +55,7 @@ def _provider(package: str, base: BasePath, setting: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ConfigurationError(
-            f"Blobs on {base.uri.scheme}:// need the package {package}; the module {error.name} is not installed",
+            f"Blobs on {base.uri.scheme}:// need the package {package}: the module {error.name} is not installed",
             setting=setting,
             remedy=f"Install it on the workers: pip install {package}",
         ) from None

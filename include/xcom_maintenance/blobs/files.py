@@ -110,7 +110,7 @@ class FileBlobStore:
     def _delete(self, blob: Blob) -> Deletion:
         path = self._root / blob.key
         if not self._is_inside(path):
-            return Deletion(blob, DeleteResult.FAILED, "it lies behind a link that leads outside the base path")
+            return Deletion(blob, DeleteResult.FAILED, "it is behind a link that leads outside the base path")
         # Under another name first, where no writer finds it: what is looked at there is what is deleted. Whoever writes
         # the blob now makes a new file, and whoever wrote it since the last look is seen by the time.
         aside = path.with_name(f".{uuid.uuid4().hex}.deleting")
@@ -144,7 +144,7 @@ class FileBlobStore:
 
     def copy_to(self, blob: Blob, *, target: BasePath, key: str) -> bool:
         if target.uri.scheme != "file":
-            raise ValueError(f"{target} is no folder")
+            raise ValueError(f"{target} is not a folder")
         path = Path("/", target.uri.key, key)
         with self._errors():
             source = self._root / blob.key
@@ -188,13 +188,13 @@ class FileBlobStore:
             raise ConfigurationError(
                 f"The blob base path {self.base} cannot be used: {error.strerror}",
                 setting=self._setting,
-                remedy="Correct the base path, or give the workers the right to read and write there",
+                remedy="Correct the base path, or let the workers read and write there",
             ) from None
         except OSError as error:
             raise StoreUnavailable(
-                f"The blob base path {self.base} cannot be read now: {error.strerror}",
+                f"The blob base path {self.base} cannot currently be read: {error.strerror}",
                 setting=self._setting,
-                remedy="A re-run goes on where this one stopped",
+                remedy="Another run continues where this one stopped",
             ) from None
 
 

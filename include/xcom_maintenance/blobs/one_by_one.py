@@ -120,5 +120,5 @@ class OneByOneStore(ABC):
         return StoreUnavailable(
             f"The object store of {self.base} cannot be reached: {type(error).__name__}",
             setting=self._setting,
-            remedy="What is done is done and in the report; a re-run goes on",
+            remedy="Work done so far is kept and in the report; another run continues from there",
         )

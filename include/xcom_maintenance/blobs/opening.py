@@ -52,7 +52,7 @@ def _open_stores(settings: CommonSettings, base: BasePath, setting: str) -> tupl
         raise ConfigurationError(
             f"An S3 Inventory cannot list {base}",
             setting="inventory_manifest",
-            remedy="Leave it out, or set blob_base_path to the bucket that it is of",
+            remedy="Remove it, or set blob_base_path to the bucket it describes",
         )
     if scheme == "s3":
         client, deleting_client = s3_clients(conn_id, "blob_conn_id")
@@ -76,7 +76,7 @@ def _open_stores(settings: CommonSettings, base: BasePath, setting: str) -> tupl
     raise ConfigurationError(
         f"Blobs on {scheme}:// are not supported",
         setting=setting,
-        remedy="Supported are s3://, gs://, abfs:// and file://",
+        remedy="Use s3://, gs://, abfs:// or file://",
     )
 
 

@@ -12,18 +12,18 @@ from include.xcom_maintenance.size_audit.settings import AuditSettings
 
 
 class Settings(AuditSettings, ReconciliationSettings, ThresholdSettings, CleanupSettings):
-    """What a Variable or the settings file may hold. Every DAG gets all, so that no mistake waits for its turn."""
+    """What a Variable or the settings file may hold. Every DAG validates all of it, so that mistakes surface early."""
 
 
 class SettingsOfRestore(RestoreSettings, Settings):
-    """With what ``xcom_restore`` is told for one run."""
+    """With the form fields of ``xcom_restore``."""
 
 
 class SettingsOfOffload(OffloadSettings, Settings):
-    """With what ``xcom_offload_large_values`` is told for one run."""
+    """With the form fields of ``xcom_offload_large_values``."""
 
 
 class SettingsOfRotation(Settings):
-    """What lets other DAGs delete does not let ``xcom_rotate_keys`` rewrite rows."""
+    """The configured mode of other DAGs does not let ``xcom_rotate_keys`` rewrite rows."""
 
     OWN_MODE: ClassVar[bool] = True

@@ -1,1 +1,1 @@
-"""``xcom_cleanup``: plan by the retention rules, share out, delete rows, finish with their blobs and the report."""
+"""``xcom_cleanup``: plan by the retention rules, share out, delete rows, then their blobs, and report."""

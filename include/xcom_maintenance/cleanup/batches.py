@@ -1,4 +1,4 @@
-"""Batches in a manifest: a line is the work of one transaction, written by the plan and read by who carries it out."""
+"""Batches in a manifest: one line is the work of one transaction. ``plan`` writes them, ``delete_rows`` reads them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from include.xcom_maintenance.cleanup.job import CleanupJob
 from include.xcom_maintenance.core.runs import Cut, Doomed, Run, Scope, Selection
 from include.xcom_maintenance.reports.place import ManifestWriter
 from include.xcom_maintenance.retention.policy import Part
+from include.xcom_maintenance.retention.wording import rule_number
 
 KIND = "rows"
 
@@ -18,7 +19,7 @@ KIND = "rows"
 def batch_bounds(job: CleanupJob) -> tuple[int, int]:
     """The most rows and stored bytes that one transaction deletes.
 
-    A quarter of the bytes where the rows are archived, which takes longer.
+    Archiving takes longer, so with an archive it is a quarter of the bytes.
     """
     part = 1 if job.archives.root is None else 4
     return job.settings.batch_rows, max(1, job.settings.batch_bytes // part)
@@ -26,9 +27,9 @@ def batch_bounds(job: CleanupJob) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class Batches:
-    """Writes runs into a manifest, as many to a line as one transaction may delete.
+    """Writes runs to a manifest, as many per line as one transaction may delete.
 
-    A run that is larger comes alone; it takes several transactions.
+    A larger run gets a line of its own, and takes several transactions.
     """
 
     manifest: ManifestWriter
@@ -43,9 +44,9 @@ class Batches:
     _bytes: int = 0
 
     def add(self, run: Run, part: Part, *, rows: int, size: int) -> None:
-        """Add a run's rows that go.
+        """Add the rows of a run that are to be deleted.
 
-        :param part: what decided that.
+        :param part: the part of the verdict that says so.
         :param size: stored bytes.
         """
         if self._runs and (self._rows + rows > self.max_rows or self._bytes + size > self.max_bytes):
@@ -58,7 +59,7 @@ class Batches:
         self._bytes += size
 
     def flush(self) -> None:
-        """Write the line that has been begun."""
+        """Write the current line, if it has any runs."""
         if self._runs:
             cuts = [_cut_to_json(part) for part in self._parts]
             self.manifest.add(KIND, rows=self._rows, bytes=self._bytes, cuts=cuts, runs=self._runs)
@@ -67,9 +68,9 @@ class Batches:
 
 def _cut_to_json(part: Part) -> dict[str, Any]:
     cut = part.cut
-    assert cut is not None  # noqa: S101 - what goes has a cut
+    assert cut is not None  # noqa: S101 - rows are deleted only by a cut
     return {
-        "rule": part.rule,
+        "rule": rule_number(part.rule),
         "reason": part.reason,
         "cutoff": cut.cutoff.isoformat(),
         "keep_latest_value": cut.keep_latest_value,
@@ -92,7 +93,7 @@ def _scope(globs: Mapping[str, Any]) -> Scope:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one line asks for, as far as the policy still allows it."""
+    """What one line asks for and the policy still allows."""
 
     doomed: Doomed
     #: As planned.
@@ -109,13 +110,13 @@ def read(
     max_rows: int,
     max_bytes: int,
 ) -> Iterator[Batch]:
-    """The batches of a manifest. Of plan and policy the more careful one counts.
+    """The batches of a manifest: only what both the plan and the current policy would delete.
 
-    :param allowed: what the policy gives up now of a run, by its number and DAG; the same object for the same thing.
+    :param allowed: the cuts that the policy makes now in a run, by its id and DAG; equal cuts are one object.
     """
     for line in lines:
         planned = [_cut_from_json(cut) for cut in line["cuts"]]
-        agreed: dict[tuple[int, int], int | None] = {}  # for (cut, policy) a position among the cuts, or nothing
+        agreed: dict[tuple[int, int], int | None] = {}  # (cut, policy) -> position in cuts, or None
         cuts: list[Cut] = []
         ids: list[int] = []
         which: list[int] = []
@@ -140,7 +141,7 @@ def read(
 
 
 def _agreed(planned: Cut, allowed: tuple[Cut, ...]) -> Cut | None:
-    """What plan and policy both give up; None if they do not speak about the same rows."""
+    """What both the plan and the policy delete; None if they cover different rows."""
     for cut in allowed:
         if cut.selection == planned.selection:
             return Cut(

@@ -1,4 +1,4 @@
-"""Delete the rows that a manifest names, shared out between tasks that may run on different workers."""
+"""Delete the rows that a manifest names. The work is split between tasks that may run on different workers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from include.xcom_maintenance.cleanup.batches import Batch
 from include.xcom_maintenance.cleanup.job import CleanupJob
 from include.xcom_maintenance.cleanup.recheck import CurrentPolicy
 from include.xcom_maintenance.core.errors import MaintenanceError
-from include.xcom_maintenance.flow.collector import heap_set_aside
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.courtesy import Courtesy
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.flow.shards import Shard
 from include.xcom_maintenance.metadata.ports.shared import OpenArchive
 
-#: Seconds after which the figures of a shard are kept again: so much of the counting is lost to a kill, and no row is.
+#: Seconds between two saves of a shard's figures. A kill loses this much of the count, but no row.
 KEPT_EVERY = 10.0
 
 
-@heap_set_aside()
 def delete_rows(job: CleanupJob, shard: Shard) -> dict[str, Any]:
-    """Delete the rows of one shard; returns its figures, which are also kept where ``finish`` finds them."""
+    """Delete the rows of one shard. Returns its figures, and saves them for ``finish``."""
     name = f"shard-{shard['shard']}"
     # A second attempt adds to what the first one did.
     figures: dict[str, Any] = {
@@ -38,7 +37,7 @@ def delete_rows(job: CleanupJob, shard: Shard) -> dict[str, Any]:
         "seconds_waited": 0.0,
     } | (job.place.read_part(name) or {})
     figures |= {"done": False, "rows_left": 0, "stopped": "", "error": ""}
-    # An attempt that is killed leaves no word; what an earlier one left must not say that all is done.
+    # A killed attempt writes nothing, so the figures of an earlier one must not say that the shard is done.
     job.place.write_part(name, figures)
     started = time.monotonic()
     deadline = datetime.fromisoformat(shard["deadline"]) if shard["deadline"] else None
@@ -55,7 +54,7 @@ def delete_rows(job: CleanupJob, shard: Shard) -> dict[str, Any]:
         _delete(job, shard, figures, courtesy, keep)
         figures["done"] = True
     except Exception as error:
-        # The text of an unknown error could quote a value.
+        # The message of an unexpected error might quote a value.
         figures["error"] = error.problem if isinstance(error, MaintenanceError) else type(error).__name__
         raise
     finally:
@@ -64,8 +63,10 @@ def delete_rows(job: CleanupJob, shard: Shard) -> dict[str, Any]:
         figures["stopped"] = courtesy.stopped if figures["rows_left"] else ""
         job.place.write_part(name, figures)
     job.log.info(
-        "Deleted %s rows (%s bytes) in %s transactions",
-        *(f"{figures[name]:,}" for name in ("rows_deleted", "bytes_deleted", "transactions")),
+        "Deleted %s (%s) in %s",
+        counted(figures["rows_deleted"], "row"),
+        counted(figures["bytes_deleted"], "byte"),
+        counted(figures["transactions"], "transaction"),
     )
     return figures
 
@@ -76,7 +77,7 @@ def _delete(
     header, lines = job.own_plan()
     own = list(
         islice((line for line in lines if line["kind"] == batches.KIND), shard["first"], shard["last"] + 1)
-    )  # a line is about 100 bytes for each run, so this is small next to what the policy takes
+    )  # about 100 bytes per run, so little next to what the policy needs
     allowed = CurrentPolicy(job, datetime.fromisoformat(header["planned_at"])).cuts
     planned = sum(line["rows"] for line in own)
     progress = Progress(job.log, "Rows deleted", total=planned)
@@ -90,7 +91,7 @@ def _delete(
         keep()
         if courtesy.stopped:
             figures["rows_left"] += max(0, batch.rows - gone)
-    # What an earlier attempt deleted is not left, though this one may have had no time to look.
+    # Rows that an earlier attempt deleted are not left, even if this attempt ran out of time before reaching them.
     figures["rows_left"] = min(figures["rows_left"], max(0, planned - figures["rows_deleted"]))
 
 
@@ -102,7 +103,7 @@ def _delete_batch(
     archives: Iterator[OpenArchive] | None,
     progress: Progress,
 ) -> int:
-    """Returns how many rows went."""
+    """Returns how many rows were deleted."""
     gone = 0
     while True:
         started = time.monotonic()
@@ -119,7 +120,7 @@ def _delete_batch(
 
 
 def _archives(job: CleanupJob, shard: Shard) -> Iterator[OpenArchive] | None:
-    """Where the rows of each batch go before they are deleted; None if no archive is configured."""
+    """The archive file for each batch; None if no archive is configured."""
     if job.archives.root is None:
         return None
     origin = {"database": job.identity.owner, "dag_id": job.report.dag_id, "run_id": job.report.run_id}

@@ -1,4 +1,4 @@
-"""The end of a cleanup: the blobs of the rows that are gone, what earlier runs left half done, VACUUM, the report."""
+"""The end of a cleanup: blobs of deleted rows, blobs that earlier runs left behind, VACUUM, the report."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from datetime import datetime
 from include.xcom_maintenance.cleanup.job import CleanupJob
 from include.xcom_maintenance.cleanup.purge import finish_earlier_runs, purge_blobs
 from include.xcom_maintenance.core.errors import PartialFailure, SharesFailed
-from include.xcom_maintenance.flow.collector import heap_set_aside
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.shards import Shard
 from include.xcom_maintenance.flow.vacuum import vacuum
 from include.xcom_maintenance.reports.report import Table
 
-#: The phase of the tasks that worked at the same time: the longest of them.
+#: The phase of the parallel tasks: as long as the slowest one.
 _DELETING = "delete rows"
 
 
-@heap_set_aside()
 def finish(job: CleanupJob, shards: list[Shard]) -> None:
-    """Purge the blobs whose rows are gone, and what earlier runs left behind; put everything into the report.
+    """Delete the blobs of deleted rows, including those that earlier runs left behind, and complete the report.
 
-    :param shards: as they were shared out.
-    :raises SharesFailed: if a shard did not come to its end.
-    :raises PartialFailure: if blobs could not be deleted; everything else was done.
+    :param shards: as ``share_out`` returned them.
+    :raises SharesFailed: if a shard did not finish.
+    :raises PartialFailure: if some blobs could not be deleted; everything else is done.
     """
     report = job.report
     errors = _collect(job, shards)
     if errors:
         raise SharesFailed(
-            f"{len(errors)} of {len(shards)} tasks did not delete all of their rows: {'; '.join(sorted(set(errors)))}",
-            remedy="What was deleted is counted. Clear the tasks that failed, or let the next run go on",
+            f"{len(errors)} of {counted(len(shards), 'task')} did not finish: {'; '.join(sorted(set(errors)))}",
+            remedy="The report counts what was deleted. Clear the failed tasks, or let the next run delete the rest",
         )
     _account_for_rows(job)
     failed = 0
@@ -45,9 +44,9 @@ def finish(job: CleanupJob, shards: list[Shard]) -> None:
         vacuum(job)
     if failed:
         raise PartialFailure(
-            f"{failed} blobs could not be deleted; their rows are gone",
+            f"The rows were deleted, but {counted(failed, 'blob')} could not be",
             setting="blob_base_path",
-            remedy="See the report for what the store said; the next run tries again",
+            remedy="See the report for the store's errors; the next run tries again",
         )
     report.finish("enforced")
 
@@ -67,7 +66,7 @@ def _account_for_rows(job: CleanupJob) -> None:
 
 
 def _collect(job: CleanupJob, shards: list[Shard]) -> list[str]:
-    """Put the figures of the shards into the report; returns why some of them did not come to their end."""
+    """Add the figures of the shards to the report; returns why some of them did not finish."""
     parts = [(shard["shard"], job.place.read_part(f"shard-{shard['shard']}") or {}) for shard in shards]
     headline = job.report.headline
     for name in ("rows_deleted", "bytes_deleted", "transactions", "rows_left"):
@@ -78,12 +77,12 @@ def _collect(job: CleanupJob, shards: list[Shard]) -> list[str]:
     job.report.phases.append(
         {"name": _DELETING, "seconds": max((part.get("seconds", 0) for _, part in parts), default=0)}
     )
-    columns = ["task", "rows", "stored bytes", "transactions", "seconds", "of those waiting", "rows left", "stopped"]
+    columns = ["task", "rows", "stored bytes", "transactions", "seconds", "seconds waiting", "rows left", "stopped"]
     names = ["rows_deleted", "bytes_deleted", "transactions", "seconds", "seconds_waited", "rows_left", "stopped"]
     if parts:
         rows = [[number, *(part.get(name) for name in names)] for number, part in parts]
         job.report.put(Table("Rows deleted, by task", columns, rows), first=True)
     for why in sorted({part["stopped"] for _, part in parts if part.get("stopped")}):
-        warning = f"{headline['rows_left']:,} rows of the plan are left, because {why}. The next run goes on with them."
+        warning = f"{counted(headline['rows_left'], 'row')} left for the next run, because {why}."
         job.report.warnings += [warning] if warning not in job.report.warnings else []
-    return [part.get("error") or "killed; see the logs of delete_rows" for _, part in parts if not part.get("done")]
+    return [part.get("error") or "killed; see the delete_rows logs" for _, part in parts if not part.get("done")]

@@ -13,27 +13,29 @@ def fields() -> dict[str, Param]:
         "mode": form.mode(),
         "max_age_days": form.number(
             "Maximum age (days)",
-            "Rows pushed longer ago go, unless a rule has an age of its own.",
+            "Delete rows pushed longer ago than this, unless a rule sets its own max_age_days.",
             exclusiveMinimum=0,
         ),
         "max_runs": form.integer(
             "Maximum runs",
-            "Rows beyond this many newest finished runs of a DAG go, unless a rule has its own.",
+            "Delete rows beyond this many newest finished runs of a DAG, unless a rule sets its own max_runs.",
             minimum=1,
         ),
-        "max_delete_rows": form.integer("Row limit", "A plan that deletes more rows needs approval.", minimum=1),
+        "max_delete_rows": form.integer("Row limit", "A plan to delete more rows than this needs approval.", minimum=1),
         "max_delete_bytes": form.integer(
-            "Byte limit", "A plan that deletes more stored bytes needs approval.", minimum=1
+            "Byte limit", "A plan to delete more stored bytes than this needs approval.", minimum=1
         ),
         "max_delete_share": form.number(
             "Row limit (share)",
-            "A plan that deletes a larger share of all rows needs approval.",
+            "A plan to delete a larger share of all rows than this needs approval.",
             exclusiveMinimum=0,
             maximum=1,
         ),
         "on_limit": form.on_limit(),
-        "max_minutes": form.number("Time budget (minutes)", "Stop then; the next run goes on.", exclusiveMinimum=0),
-        "archive_path": form.text("Archive path", "Where rows are kept before they are deleted."),
+        "max_minutes": form.number(
+            "Time budget (minutes)", "Stop after this long; the next run continues.", exclusiveMinimum=0
+        ),
+        "archive_path": form.text("Archive path", "Where rows are archived before they are deleted."),
         **form.places(),
         **form.blob_places(),
     }

@@ -1,4 +1,4 @@
-"""Is the plan of a cleanup plausible? Pure: figures in, objections out."""
+"""Checks that a cleanup plan is plausible. Pure: figures in, objections out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from include.xcom_maintenance.core.sizes import human_bytes
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.guard import SHARE_MATTERS_FROM, Objection, above_limit
 
-#: More than any drift of a clock that is set by the network.
+#: More than any clock synchronized over the network drifts.
 CLOCKS_MAY_DIFFER = timedelta(hours=1)
 
 
@@ -19,13 +20,13 @@ class CleanupFigures:
     rows: int
     bytes: int
     rows_in_table: int
-    #: By how much the clock of the database is ahead of the worker's.
+    #: How far the database's clock is ahead of the worker's.
     clock_ahead: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
 class CleanupLimits:
-    """Above these a cleanup is large; a limit that is None does not apply."""
+    """A plan above one of these needs approval. None: no limit."""
 
     rows: int | None = None
     bytes: int | None = None
@@ -39,14 +40,14 @@ def judge_cleanup(figures: CleanupFigures, limits: CleanupLimits) -> list[Object
     if abs(figures.clock_ahead) > CLOCKS_MAY_DIFFER:
         objections.append(
             Objection(
-                f"The clocks of the metadata database and of this worker differ by {figures.clock_ahead}, so that no "
-                "age can be trusted",
+                f"The clocks of the metadata database and this worker differ by {abs(figures.clock_ahead)}, so "
+                "row ages cannot be trusted",
                 "metadata_conn_id",
-                "Set the clock that is wrong, then run again",
+                "Fix the wrong clock, then run the DAG again",
             )
         )
     for what, found, limit, setting in (
-        (f"{figures.rows:,} rows", figures.rows, limits.rows, "max_delete_rows"),
+        (counted(figures.rows, "row"), figures.rows, limits.rows, "max_delete_rows"),
         (f"{human_bytes(figures.bytes)} of values", figures.bytes, limits.bytes, "max_delete_bytes"),
     ):
         if limit is not None and found > limit:

@@ -1,6 +1,6 @@
-"""What the retention policy has done with: the plan of a cleanup. Changes nothing.
+"""The plan of a cleanup: which rows the retention rules delete. Changes nothing.
 
-``delete_rows`` and ``purge`` carry it out, and nothing else: row first, commit, then blob.
+Only ``delete_rows`` and ``purge`` carry it out: rows first, then commit, then blobs.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from include.xcom_maintenance.cleanup.tally import Tally
 from include.xcom_maintenance.core.records import Coordinates
 from include.xcom_maintenance.core.runs import Doomed, RunRows, YoungerRuns
 from include.xcom_maintenance.core.sizes import human_bytes
-from include.xcom_maintenance.flow.collector import uncollected
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.reports.place import ManifestWriter
 from include.xcom_maintenance.retention.current import policy_of
 from include.xcom_maintenance.retention.policy import Part, RunVerdict, given_up
 from include.xcom_maintenance.sweep.owner import judge_owner, marked_owner, warn_of_another
 
-#: Runs judged at a time, and measured by one query.
+#: Runs judged at a time and measured by one query.
 _RUNS_AT_ONCE = 50_000
 
 
 def plan(job: CleanupJob) -> None:
-    """Find out what goes and what stays, write it down, and let the guard look at it."""
+    """Decide which rows to delete, write that down, and let the guard check it."""
     report, settings = job.report, job.settings
-    with report.phase("plan"), uncollected(), job.place.write_manifest() as manifest:
+    with report.phase("plan"), job.place.write_manifest() as manifest:
         now = job.metadata.now()
         clock_ahead = now - datetime.now(UTC)
         policy = policy_of(job, now)
@@ -39,7 +39,7 @@ def plan(job: CleanupJob) -> None:
         tally = Tally(policy, job.metadata.sample(policy.scopes, created_before=policy.horizon))
         batches = Batches(manifest, *batch_bounds(job))
         verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
-        progress = Progress(job.log, "Runs judged")
+        progress = Progress(job.log, "Runs evaluated")
         while some := list(islice(verdicts, _RUNS_AT_ONCE)):
             _plan_some(job, some, tally, batches, manifest)
             progress.add(len(some))
@@ -48,20 +48,21 @@ def plan(job: CleanupJob) -> None:
         rows_in_table = job.metadata.row_count_estimate()
         describe(job, tally, rows_in_table=rows_in_table)
         report.warnings += [
-            f"An enforcing run did not finish {name}: some of its blobs may be left. The next enforcing run goes on."
+            f"An earlier run did not finish its manifest {name}, so some of its blobs may still exist. The next "
+            "enforcing run deletes them."
             for name in job.place.pending_manifests()
         ]
         if settings.max_replication_lag_seconds is not None and not job.metadata.may_see_replication():
             report.warnings.append(
-                "max_replication_lag_seconds is set, but the role of the connection may not see how far replicas lag "
-                "behind, so nothing waits for them. GRANT pg_monitor to it."
+                "max_replication_lag_seconds is set, but the connection's role cannot see how far replicas lag, so the "
+                "cleanup does not wait for them. Grant the role pg_monitor."
             )
         marked = marked_owner(job.blobs) if job.blobs else None
         warn_of_another(report, marked, job.identity.owner)
         owner = judge_owner(marked, job.identity.owner)
         figures = CleanupFigures(tally.rows, tally.bytes, rows_in_table, clock_ahead)
         limits = CleanupLimits(settings.max_delete_rows, settings.max_delete_bytes, settings.max_delete_share)
-        question = f"Delete {tally.rows:,} XCom rows ({human_bytes(tally.bytes)})?"
+        question = f"Delete {counted(tally.rows, 'XCom row')} ({human_bytes(tally.bytes)})?"
         job.object_to(owner + judge_cleanup(figures, limits), on_limit=settings.on_limit, question=question)
     report.finish("planned" if job.enforcing else "reported")
 
@@ -77,7 +78,7 @@ def _plan_some(
         tally.measured(parts[found.which], runs[found.dag_run_id].dag_id, found)
         if found.rows:
             going.append(found)
-    going.sort()  # as their rows lie on disk
+    going.sort()  # in the order of their rows on disk
     for found in going:
         batches.add(runs[found.dag_run_id], parts[found.which], rows=found.rows, size=found.bytes)
     batches.flush()

@@ -1,4 +1,4 @@
-"""Delete the blobs whose rows are gone, and what earlier runs left half done."""
+"""Delete the blobs of deleted rows, including those that earlier runs left behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.sweep.quarantine import folder_of
 from include.xcom_maintenance.sweep.sweep import Kept, Swept, absent, instead_of_deleting, ledger_of, sweep
 
-#: Blobs looked up at once before they are swept.
+#: Blobs looked up at a time before they are swept.
 _HEADS_AT_ONCE = 1_000
 
 
@@ -30,10 +30,10 @@ def purge_blobs(
     suffix: str,
     deadline: datetime | None,
 ) -> int | None:
-    """Delete the blobs that a manifest names, as far as their rows are gone; or move them into quarantine, see there.
+    """Delete the blobs that a manifest names, if their rows have been deleted; or quarantine them instead.
 
-    :param suffix: of the names of the figures in the headline.
-    :returns: how many failed; None if the time was up before all were looked at.
+    :param suffix: for the names of the headline figures.
+    :returns: how many failed; None if time ran out before all were checked.
     """
     swept = Swept()
     formats = job.settings.formats
@@ -42,15 +42,16 @@ def purge_blobs(
     quarantine = instead_of_deleting(job, folder_of(header)) if looked_up.any() else None
     reason = f"its row was deleted by run {header['run_id']}"
     ledger = ledger_of(job, blobs, part="earlier" if suffix else "", reason=reason, quarantine=quarantine)
+    whose = " (earlier runs)" if suffix else ""
     try:
-        with job.report.phase(f"purge blobs{suffix}"), ledger:
+        with job.report.phase(f"purge blobs{whose}"), ledger:
             sweep(
                 iter(looked_up),
                 into=swept,
                 blobs=blobs,
                 metadata=job.metadata,
                 modified_before=datetime.fromisoformat(header["planned_at"]),
-                progress=Progress(job.log, "Blobs looked at", total=job.report.headline.get("blobs_to_purge")),
+                progress=Progress(job.log, "Blobs checked", total=job.report.headline.get("blobs_to_purge")),
                 ledger=ledger,
                 formats=formats,
                 quarantine=quarantine,
@@ -68,21 +69,21 @@ def purge_blobs(
                 "store may spell otherwise. xcom_orphan_reconciliation counts what is there by the names that it lists."
             )
         gone = ledger.blobs["deleted"] + ledger.blobs["quarantined"]
-        swept.describe(job.report, job.log, f"Blobs that stay{suffix.replace('_', ' ')}", gone=gone)
+        swept.describe(job.report, job.log, f"Blobs kept{whose}", gone=gone)
         if ledger.blobs["quarantined"]:
             job.report.warn(_INSTEAD)
     if looked_up.out_of_time:
         job.report.warnings.append(
-            "The time budget (max_minutes) was used up before all blobs were purged. The next run goes on with them."
+            "The time budget (max_minutes) ran out before all blobs were deleted. The next run deletes the rest."
         )
         return None
     return swept.failed
 
 
 _INSTEAD = (
-    "The store ignores the conditions of deletes, so it would delete a blob that is written again just before. They "
-    "were moved into quarantine instead, where xcom_orphan_reconciliation deletes them after quarantine_days when it "
-    "enforces. With delete_without_conditions: true they are deleted at once."
+    "The store ignores the conditions of deletes, so it would delete a blob that is overwritten just before. The "
+    "blobs were quarantined instead; xcom_orphan_reconciliation deletes them after quarantine_days when it enforces. "
+    "With delete_without_conditions: true they are deleted at once."
 )
 
 
@@ -127,7 +128,7 @@ class _LookedUp:
 
 
 def finish_earlier_runs(job: CleanupJob, blobs: BlobStore, deadline: datetime | None) -> int:
-    """Purge what runs that were killed between row and blob left behind; returns how many blobs failed."""
+    """Delete the blobs left by runs that were killed after deleting their rows; returns how many failed."""
     failed = 0
     for name in job.place.pending_manifests():
         try:
@@ -135,13 +136,15 @@ def finish_earlier_runs(job: CleanupJob, blobs: BlobStore, deadline: datetime | 
             header = next(lines)
             if not job.is_for_us(header):
                 job.report.warnings.append(
-                    f"{name} is pending and left alone: it is for another database or base path."
+                    f"{name} is pending, but it belongs to another database or base path and was left alone."
                 )
                 continue
-            job.log.info("An earlier run did not finish its manifest %s; its blobs are purged now", name)
+            job.log.info("Deleting the remaining blobs of %s, which an earlier run did not finish", name)
             left = purge_blobs(job, blobs, header, lines, suffix="_for_earlier_runs", deadline=deadline)
         except UnreadableManifest as error:
-            job.report.warnings.append(f"{name} is pending and cannot be read: {error.problem}. Delete it by hand.")
+            job.report.warnings.append(
+                f"{name} is still pending but cannot be read: {error.problem}. Delete it by hand."
+            )
             continue
         if left == 0:
             job.place.clear_pending(name)

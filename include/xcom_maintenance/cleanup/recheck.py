@@ -1,4 +1,4 @@
-"""What the policy gives up at the moment of the delete."""
+"""What the policy deletes at the moment of the delete."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from datetime import datetime
 
 from include.xcom_maintenance.cleanup.job import CleanupJob
 from include.xcom_maintenance.core.runs import Cut
-from include.xcom_maintenance.flow.collector import uncollected
 from include.xcom_maintenance.retention.current import policy_of
 from include.xcom_maintenance.retention.policy import Part, RunVerdict
 
 
 class CurrentPolicy:
-    """What the policy gives up now: settings and history may have changed since the plan.
+    """What the policy deletes now: settings and history may have changed since the plan.
 
-    Only the newest runs of a DAG are looked at again. The verdict on one that is beyond them depends on nothing but the
-    rules, and on whether it is finished, which the delete itself makes sure of.
+    Only the newest runs of each DAG are checked again. For older runs the verdict depends only on the rules and on
+    whether the run is finished, and the delete statement itself checks that.
     """
 
     def __init__(self, job: CleanupJob, planned_at: datetime) -> None:
@@ -23,15 +22,14 @@ class CurrentPolicy:
         #: One object for all runs with the same verdict.
         self._cuts: dict[tuple[int, ...], tuple[Cut, ...]] = {}
         newest = job.metadata.newest_finished_runs(self._policy.newest) if self._policy.newest else iter(())
-        with uncollected():
-            self._newest = {
-                verdict.run.dag_run_id: self._cuts_of(verdict.parts)
-                for verdict in self._policy.judge(newest)
-                if isinstance(verdict, RunVerdict)
-            }
+        self._newest = {
+            verdict.run.dag_run_id: self._cuts_of(verdict.parts)
+            for verdict in self._policy.judge(newest)
+            if isinstance(verdict, RunVerdict)
+        }
 
     def cuts(self, dag_run_id: int, dag_id: str) -> tuple[Cut, ...]:
-        """What may go of a run, if it is finished; empty if nothing may."""
+        """The cuts in a run, provided it is finished; empty if none of its rows may be deleted."""
         found = self._newest.get(dag_run_id)
         return self._cuts_of(self._policy.beyond(dag_id)) if found is None else found
 

@@ -1,4 +1,4 @@
-"""The settings of ``xcom_cleanup`` beside the retention rules."""
+"""The settings of ``xcom_cleanup`` other than the retention rules."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from include.xcom_maintenance.settings.fields import Positive, Share
 
 
 class CleanupSettings(RetentionSettings):
-    """How a plan is shared out, and above which limits it asks first."""
+    """How a plan is split between tasks, and the limits above which it needs approval."""
 
-    #: A task gets at least so many rows to delete.
+    #: Each task gets at least about this many rows to delete.
     shard_rows: Positive = 300_000
-    #: Above these a cleanup asks first; None: no limit.
+    #: A plan above one of these needs approval. None: no limit.
     max_delete_rows: Positive | None = None
     max_delete_bytes: Positive | None = None
     max_delete_share: Share | None = None

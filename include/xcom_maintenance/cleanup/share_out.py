@@ -1,26 +1,25 @@
-"""Divide the plan between tasks that may run on different workers."""
+"""Split the plan between tasks that may run on different workers."""
 
 from __future__ import annotations
 
 from include.xcom_maintenance.cleanup import batches
 from include.xcom_maintenance.cleanup.job import CleanupJob
-from include.xcom_maintenance.flow.collector import heap_set_aside
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.courtesy import deadline_of
 from include.xcom_maintenance.flow.shards import Shard
 from include.xcom_maintenance.sweep.owner import claim
 
-#: So many stored bytes take about as long as a row does: to delete, or to archive, for which they are read.
+#: This many stored bytes take about as long as one row: to delete, or (True) to read and archive.
 _BYTES_LIKE_A_ROW = {False: 4_000, True: 250}
 
 
-@heap_set_aside()
 def share_out(job: CleanupJob) -> list[Shard]:
-    """Divide the run's manifest into shards of about equal work; the first step that changes something outside.
+    """Split the run's manifest into shards of about equal work; the first step with an effect outside the report path.
 
-    As many as there are rows and bytes for, at most ``max_shards``.
+    As many shards as the rows and bytes justify, at most ``max_shards``.
 
-    :raises ConfigurationError: if the manifest is not this run's plan for what is configured now.
-    :raises ImplausiblePlan: if the base path has become somebody else's.
+    :raises ConfigurationError: if the manifest is not this run's plan for the current configuration.
+    :raises ImplausiblePlan: if another database has claimed the base path.
     """
     settings = job.settings
     _, lines = job.own_plan()
@@ -39,17 +38,17 @@ def share_out(job: CleanupJob) -> list[Shard]:
         {"shard": number, "first": first, "last": last, "deadline": deadline.isoformat() if deadline else None}
         for number, (first, last) in enumerate(found, 1)
     ]
-    job.log.info("%s batches for %s tasks", f"{len(weights):,}", len(shards))
+    job.log.info("Split %s between %s", counted(len(weights), "batch", "batches"), counted(len(shards), "task"))
     return shards
 
 
 def shares(
     weights: list[tuple[int, int]], *, shard_rows: int, shard_bytes: int, max_shards: int
 ) -> list[tuple[int, int]]:
-    """Divide batches into runs of about equal work, given as their first and last positions; none is empty.
+    """Split batches into ranges of about equal work, each given by its first and last position; none is empty.
 
-    :param weights: rows and bytes of each batch. They count alike, since either may be what takes the time.
-    :param shard_rows: as many are worth a share of their own; so are ``shard_bytes``.
+    :param weights: rows and bytes of each batch. Both count alike, since either may take the time.
+    :param shard_rows: this many rows, or ``shard_bytes``, are worth a shard of their own.
     """
     all_rows, all_bytes = sum(rows for rows, _ in weights), sum(size for _, size in weights)
     count = min(max(1, round(max(all_rows / shard_rows, all_bytes / shard_bytes))), max_shards, len(weights))

@@ -1,4 +1,4 @@
-"""The report of a cleanup's plan: what goes and what stays, by DAG and rule, and why."""
+"""The report of a cleanup's plan: which rows are deleted and which are kept, by DAG and rule, and why."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 from include.xcom_maintenance.cleanup.job import CleanupJob
 from include.xcom_maintenance.cleanup.tally import Place, Sum, Tally
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.reports.report import Table
-from include.xcom_maintenance.retention.policy import Reason, Rule
+from include.xcom_maintenance.retention.policy import Reason
+from include.xcom_maintenance.retention.wording import applies_to, limits_of, rule_number
 
 
 def describe(job: CleanupJob, tally: Tally, *, rows_in_table: int) -> None:
-    """Put the totals into the report and the log."""
+    """Add the totals to the report and the log."""
     blobs, kept = tally.blobs.total(), tally.runs_seen - len(tally.runs_that_lose)
     job.report.headline = {
         "rows_to_delete": tally.rows,
@@ -24,11 +26,16 @@ def describe(job: CleanupJob, tally: Tally, *, rows_in_table: int) -> None:
         "blobs_to_purge": blobs if job.blobs else None,
         "runs_kept": kept,
     }
-    job.report.tables = [_plan(tally, job.settings.top_entries), _why_rows_stay(tally), _rule_table(tally)]
+    job.report.tables = [_plan(tally, job.settings.top_entries), _why_rows_are_kept(tally), _rule_table(tally)]
     job.report.warnings += _warnings(tally, has_blobs=job.blobs is not None)
     job.log.info(
-        "Plan: %s of %s rows (%s bytes), of %s runs, go, and %s blobs with them; %s runs keep all their rows",
-        *(f"{n:,}" for n in (tally.rows, rows_in_table, tally.bytes, len(tally.runs_that_lose), blobs, kept)),
+        "Plan: delete %s of %s (%s) from %s, and %s; keep all rows of %s",
+        f"{tally.rows:,}",
+        counted(rows_in_table, "row"),
+        counted(tally.bytes, "byte"),
+        counted(len(tally.runs_that_lose), "run"),
+        counted(blobs, "blob"),
+        counted(kept, "run"),
     )
 
 
@@ -36,25 +43,25 @@ def _warnings(tally: Tally, *, has_blobs: bool) -> list[str]:
     found = []
     if not has_blobs:
         found.append(
-            "No blob store is configured (blob_base_path, or [common.io] xcom_objectstorage_path), so only rows "
-            "are looked at."
+            "No blob store is configured (blob_base_path, or [common.io] xcom_objectstorage_path), so the plan covers "
+            "rows only."
         )
-    if tally.paths_of_others:
+    if others := tally.paths_of_others:
         found.append(
-            f"{tally.paths_of_others:,} rows that go hold a path below the blob base path that no known backend "
-            "wrote for them; what lies there is left alone."
+            f"{counted(others, 'row')} to delete {'holds' if others == 1 else 'hold'} a path below the blob base path "
+            "that no known backend wrote; whatever is stored there is left alone."
         )
     if tally.runs_seen:
-        with_rows = {rule for _, rule, _ in [*tally.going, *_staying_rows(tally)]}
+        with_rows = {rule for _, rule, _ in [*tally.going, *_kept_rows(tally)]}
         for position, rule in enumerate(tally.policy.rules):
             if not tally.dags_of_rule[position]:
-                found.append(f"Rule {position} matches no DAG: {_who(rule)}. Is there a typing error?")
+                found.append(f"Rule {rule_number(position)} ({applies_to(rule)}) matches no DAG. Check it for typos.")
             elif not rule.scope.whole and position not in with_rows and tally.share == 1:
-                found.append(f"Rule {position} matches no row: {_who(rule)}. Is there a typing error?")
+                found.append(f"Rule {rule_number(position)} ({applies_to(rule)}) matches no row. Check it for typos.")
     return found
 
 
-def _staying_rows(tally: Tally) -> list[Place]:
+def _kept_rows(tally: Tally) -> list[Place]:
     return [place for place, found in tally.staying.items() if found.rows]
 
 
@@ -63,29 +70,31 @@ def _plan(tally: Tally, top: int) -> Table:
     for sums in (tally.going, tally.staying):
         for (dag_id, _, _), found in sums.items():
             size_of_dag[dag_id] += int(found.bytes)
-    dags = sorted({place[0] for place in [*tally.going, *_staying_rows(tally)]}, key=lambda d: (-size_of_dag[d], d))
-    # What loses rows comes first: it is what people are asked to agree with.
+    dags = sorted({place[0] for place in [*tally.going, *_kept_rows(tally)]}, key=lambda d: (-size_of_dag[d], d))
+    # DAGs that lose rows come first: these are what people are asked to approve.
     losing = {dag_id for dag_id, _, _ in tally.going}
     shown = sorted(dags, key=lambda dag_id: dag_id not in losing)[:top]
     rows: list[list[Any]] = []
     for dag_id in shown:
-        for what, sums in (("goes", tally.going), ("stays", tally.staying)):
+        for action, sums in (("delete", tally.going), ("keep", tally.staying)):
             places = [place for place in sums if place[0] == dag_id and sums[place].rows]
             for place in sorted(places, key=lambda place: (place[1] is None, place[1] or 0, place[2])):
                 found = sums[place]
-                blobs = tally.blobs[dag_id] if what == "goes" else None
-                rows.append([*place[:2], what, place[2], found.runs or None, _round(found.rows), _round(found.bytes)])
-                rows[-1].append(blobs)
-    notes = [f"The {top} largest of {len(dags)} DAGs."] if len(dags) > top else []
+                blobs = tally.blobs[dag_id] if action == "delete" else None
+                rows.append([dag_id, rule_number(place[1]), action, place[2], found.runs or None])
+                rows[-1] += [_round(found.rows), _round(found.bytes), blobs]
+    notes = (
+        [f"{top} of {len(dags):,} DAGs: those with rows to delete first, then the largest."] if len(dags) > top else []
+    )
     return Table(
         "The plan, by DAG and rule",
-        ["DAG", "rule", "rows that", "reason", "runs", "rows", "stored bytes", "blobs of the DAG"],
+        ["DAG", "rule", "action", "reason", "runs", "rows", "stored bytes", "blobs (whole DAG)"],
         rows,
         " ".join([*notes, *_sampled_note(tally)]),
     )
 
 
-def _why_rows_stay(tally: Tally) -> Table:
+def _why_rows_are_kept(tally: Tally) -> Table:
     totals: defaultdict[Reason, Sum] = defaultdict(Sum)
     for (_, _, reason), found in tally.staying.items():
         totals[reason].runs += found.runs
@@ -95,31 +104,31 @@ def _why_rows_stay(tally: Tally) -> Table:
         [reason, found.runs, _round(found.rows), _round(found.bytes)]
         for reason, found in sorted(totals.items(), key=lambda item: (-item[1].rows, item[0]))
     ]
-    return Table("Why rows stay", ["reason", "runs", "rows", "stored bytes"], rows, " ".join(_sampled_note(tally)))
+    return Table("Why rows are kept", ["reason", "runs", "rows", "stored bytes"], rows, " ".join(_sampled_note(tally)))
 
 
 def _sampled_note(tally: Tally) -> list[str]:
     if tally.share == 1:
         return []
     return [
-        f"What goes is counted; what stays of runs that lose nothing is estimated from {tally.share:.1%} of the "
-        "table's pages."
+        f"Rows to delete are counted exactly. Kept rows of runs that lose none are estimated from {tally.share:.1%} of "
+        "the table's pages."
     ]
 
 
 def _rule_table(tally: Tally) -> Table:
     rows: list[list[Any]] = []
     for position, rule in enumerate(tally.policy.rules):
-        rows.append([position, _who(rule), _effect(rule), len(tally.dags_of_rule[position])])
+        rows.append([rule_number(position), applies_to(rule), limits_of(rule), len(tally.dags_of_rule[position])])
         rows[-1] += [_rows_of(tally.going, position), _rows_of(tally.staying, position)]
     if unmatched := tally.dags_of_rule[None]:
-        rows.append([None, "none of the above", "keeps everything", len(unmatched), 0])
+        rows.append([None, "no rule matches", "all rows are kept", len(unmatched), 0])
         rows[-1].append(_rows_of(tally.staying, None))
     return Table(
-        "Rules",
-        ["rule", "speaks about", "effect", "DAGs matched", "rows that go", "rows that stay"],
+        "Retention rules",
+        ["rule", "applies to", "limits", "DAGs matched", "rows to delete", "rows to keep"],
         rows,
-        "In the order in which they are tried; the first that matches a row decides.",
+        "Tried in this order; the first rule that matches a row decides. The limits include inherited settings.",
     )
 
 
@@ -128,39 +137,6 @@ def _rows_of(sums: defaultdict[Place, Sum], position: int | None) -> int:
 
 
 def _round(figure: float) -> int:
-    """Whole if it was counted; an estimate to three digits, as it knows no more."""
+    """A count as it is; an estimate to three digits, since it is no more precise."""
     whole = round(figure)
     return whole if figure == whole or whole < 1_000 else round(whole, 3 - len(str(whole)))
-
-
-def _who(rule: Rule) -> str:
-    """The DAGs and rows that a rule speaks about."""
-    scope = rule.scope
-    parts = [_globs("DAGs", rule.dag_ids, rule.exclude_dag_ids)]
-    if rule.tags or rule.exclude_tags:
-        parts.append(_globs("tags", rule.tags or ("*",), rule.exclude_tags))
-    for name, globs, excluded in (
-        ("tasks", scope.task_ids, scope.exclude_task_ids),
-        ("keys", scope.keys, scope.exclude_keys),
-    ):
-        if excluded or "*" not in globs:
-            parts.append(_globs(name, globs, excluded))
-    return "; ".join(parts)
-
-
-def _globs(name: str, globs: tuple[str, ...], excluded: tuple[str, ...]) -> str:
-    return f"{name} {', '.join(globs)}" + (f" but not {', '.join(excluded)}" if excluded else "")
-
-
-def _effect(rule: Rule) -> str:
-    if rule.hold:
-        return "keeps everything"
-    parts = []
-    if rule.max_age is not None:
-        parts.append(f"older than {rule.max_age.total_seconds() / 86_400:g} days goes")
-    if rule.max_runs is not None:
-        parts.append(f"beyond the newest {rule.max_runs} runs goes")
-    parts.append(f"the newest {rule.min_runs} runs stay")
-    if rule.keep_latest_value:
-        parts.append("the latest value of each key stays")
-    return "; ".join(parts)

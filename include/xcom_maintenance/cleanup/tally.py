@@ -1,4 +1,4 @@
-"""The plan in numbers: what goes and what stays of every DAG, counted while the plan is made."""
+"""The plan in numbers: how many rows of each DAG are deleted and kept, counted while the plan is made."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Place = tuple[str, int | None, Reason]
 
 
 class Tally:
-    """Sums by DAG, rule and reason; as large as the number of DAGs and of the runs in the sample, not of rows.
+    """Sums by DAG, rule and reason. Memory grows with the DAGs and the runs in the sample, not with the rows.
 
-    What goes is counted to the row, and so is what stays of the same runs. What stays of the others comes from a
-    sample, which for a small table is all of it.
+    Rows to delete are counted exactly, and so are the kept rows of the same runs. The kept rows of other runs come from
+    a sample, which for a small table is all of it.
     """
 
     def __init__(self, policy: Policy, sample: Sample) -> None:
@@ -40,9 +40,9 @@ class Tally:
         self._dag_and_parts: tuple[str, tuple[Part, ...]] | None = None
         self._reason_of: dict[int | None, Reason] = {}
         self.rows = self.bytes = 0
-        #: Blobs that go with their rows, by DAG.
+        #: Blobs to delete with their rows, by DAG.
         self.blobs: Counter[str] = Counter()
-        #: Doomed rows that hold a path below the base path which no backend wrote for them.
+        #: Rows to delete with a path below the base path that no backend wrote for that row.
         self.paths_of_others = 0
         for group in sample.groups:
             if group.dag_run_id is None:
@@ -51,7 +51,7 @@ class Tally:
                 self._sampled[group.dag_run_id].append(group)
 
     def _stays_with_its_run(self, group: SampledRows) -> None:
-        """Rows of a run that is too young to lose any."""
+        """Count the rows of a run that is too young to lose any."""
         link = self.policy.link(group.dag_id, group.scopes)
         if link is None:
             position, reason = None, Reason.NO_RULE
@@ -78,7 +78,7 @@ class Tally:
                 self._judged(verdict)
 
     def _younger(self, runs: YoungerRuns) -> None:
-        """Count runs that are too young to lose a row."""
+        """Count runs that are too young to lose any row."""
         self.runs_seen += runs.finished + runs.unfinished
         chain = self.policy.chain(runs.dag_id)
         for link in chain:
@@ -95,10 +95,10 @@ class Tally:
             self._add(self.staying, (runs.dag_id, None, Reason.NO_RULE), runs.finished + runs.unfinished, 0, 0)
 
     def _judged(self, verdict: RunVerdict) -> None:
-        """Count a run, and what the sample says about the rows of it that stay whatever their age."""
+        """Count a run, and from the sample those of its rows that are kept whatever their age."""
         run = verdict.run
         self.runs_seen += 1
-        if self._dag_and_parts != (run.dag_id, verdict.parts):  # hardly ever: runs come by DAG, and parts are shared
+        if self._dag_and_parts != (run.dag_id, verdict.parts):  # rare: runs come grouped by DAG, and parts are shared
             self._dag_and_parts = (run.dag_id, verdict.parts)
             self._reason_of = {part.rule: part.reason for part in verdict.parts if part.cut is None}
             for part in verdict.parts:
@@ -110,7 +110,7 @@ class Tally:
                 self._stays_whatever_its_age(group)
 
     def _stays_whatever_its_age(self, group: SampledRows) -> None:
-        """Rows that the run's verdict speaks about without a cut, or that no rule speaks about."""
+        """Count sampled rows that the verdict keeps, or that no rule matches."""
         link = self.policy.link(group.dag_id, group.scopes)
         position = link.position if link else None
         self.dags_of_rule[position].add(group.dag_id)
@@ -119,7 +119,7 @@ class Tally:
             self._add(self.staying, place, 0, group.rows / self.share, group.bytes / self.share)
 
     def measured(self, part: Part, dag_id: str, found: RunRows) -> None:
-        """Count what goes, and what stays, of a run that may lose rows by this part of its verdict."""
+        """Count the deleted and kept rows of a run that may lose rows by this part of its verdict."""
         if found.rows:
             self.rows += found.rows
             self.bytes += found.bytes

@@ -53,11 +53,11 @@ class BlobUri:
         """
         match = _URI.fullmatch(text)
         if match is None:
-            raise InvalidBlobUri("it is not of the form scheme://bucket/key")
+            raise InvalidBlobUri("it does not have the form scheme://bucket/key")
         scheme, authority, key = match.group(1).lower(), match.group(2), match.group(3) or ""
         conn_id, _, bucket = authority.rpartition("@")
         if conn_id and not CONNECTION_ID.fullmatch(conn_id):
-            raise InvalidBlobUri("what stands before the '@' is no id of a Connection")
+            raise InvalidBlobUri("the part before the '@' is not a Connection id")
         scheme = _SAME_SCHEME.get(scheme, scheme)
         if scheme == "file":
             # ObjectStoragePath writes file:///x, file://x and file://conn@/x for the same path.
@@ -86,7 +86,7 @@ class BasePath:
 
         :raises ConfigurationError: if it is empty, no address, or the root of a bucket or of the file system.
         """
-        remedy = "Give it a bucket and a prefix of its own, such as s3://my-bucket/airflow/xcom"
+        remedy = "Give it a bucket and a dedicated prefix, such as s3://my-bucket/airflow/xcom"
         if not text.strip():
             raise ConfigurationError("The blob base path is empty", setting=setting, remedy=remedy)
         try:

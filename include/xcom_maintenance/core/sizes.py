@@ -35,9 +35,9 @@ class Band:
 BANDS = (
     Band("below 1 KB", 0, KB, "ideal"),
     Band("1-10 KB", KB, 10 * KB, "good: keep them in the database"),
-    Band("10-48 KB", 10 * KB, 48 * KB, "acceptable: in the database, with compression"),
+    Band("10-48 KB", 10 * KB, 48 * KB, "acceptable: keep them in the database, compressed"),
     Band("48 KB-10 MB", 48 * KB, 10 * MB, "use an object-storage backend"),
-    Band("above 10 MB", 10 * MB, None, "pass a path instead of the value"),
+    Band("above 10 MB", 10 * MB, None, "push a path instead of the value"),
 )
 
 

@@ -72,7 +72,7 @@ class SecretDetector:
                 found[kind] = secrets
         if not found and _ASSIGNED.search(text):
             secrets = tuple(str(secret) for secret in self._keywords(text) if not self.is_placeholder(str(secret)))
-            found |= {"Password in a text": secrets} if secrets else {}
+            found |= {"Password in a string": secrets} if secrets else {}
         return found
 
 

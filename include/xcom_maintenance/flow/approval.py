@@ -1,4 +1,4 @@
-"""Asks a person in the Airflow UI whether a plan above a limit is carried out."""
+"""Asks somebody in the Airflow UI to approve or reject a plan above a limit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("xcom_maintenance")
 
 
 class ApproveLargePlan(ApprovalOperator):  # type: ignore[misc]
-    """Waits for an answer if the plan asks for approval; no answer in time, or "Reject", deletes nothing.
+    """Waits for an answer if the plan needs approval; "Reject", or no answer in time, means nothing is deleted.
 
     :param planned: the summary of the task that planned.
     """
@@ -33,15 +33,15 @@ class ApproveLargePlan(ApprovalOperator):  # type: ignore[misc]
 
     def execute(self, context: Any) -> Any:
         if self.planned["approval"] != Approval.NEEDED:
-            log.info("The plan is within its limits, or its mode is report: nobody is asked.")
+            log.info("No approval needed: the plan is within its limits, or the mode is report.")
             return None
         with _final_errors():
             question = ask(context, self.planned)
         if question is None:
-            log.info("This plan was approved before: nobody is asked again.")
+            log.info("This plan has already been approved.")
             return None
         self.subject, self.body, timeout = question
-        # The first releases of the operator know no other limit than that of the task, and would wait for ever.
+        # The first releases of the operator only have the task's timeout, and would wait forever.
         setattr(self, "response_timeout" if hasattr(self, "response_timeout") else "execution_timeout", timeout)
         return super().execute(context)
 
@@ -58,7 +58,7 @@ class ApproveLargePlan(ApprovalOperator):  # type: ignore[misc]
 
 @contextmanager
 def _final_errors() -> Iterator[None]:
-    """Have what only a person can mend fail the task at once: asking again would not help."""
+    """Fail the task at once, without retries, on errors that only a person can fix."""
     from airflow.providers.common.compat.sdk import AirflowFailException
 
     from include.xcom_maintenance.core.errors import ConfigurationError
@@ -70,7 +70,7 @@ def _final_errors() -> Iterator[None]:
 
 
 def ask(context: Any, planned: Mapping[str, Any]) -> tuple[str, str, timedelta] | None:
-    """Put into the report that an answer is waited for, and tell the notifier.
+    """Note in the report that the plan awaits approval, and notify.
 
     :param planned: the summary of the task that planned.
     :returns: subject and text of the question (Markdown), and how long to wait; None if the plan was approved before,
@@ -88,7 +88,7 @@ def ask(context: Any, planned: Mapping[str, Any]) -> tuple[str, str, timedelta] 
     question = str(report.question)
     warning = tell(
         notifier.WAITING_APPROVAL,
-        f"{question} {report.objections[0]['problem']}. No answer in {hours:g} h means no.",
+        f"{question} {report.objections[0]['problem']}. Without an answer within {hours:g} h the plan is rejected.",
         context=context,
         summary=planned,
     )
@@ -106,7 +106,7 @@ def answered(context: Any, planned: Mapping[str, Any], approval: Approval, who: 
     report.finish("planned" if approval is Approval.GIVEN else "rejected")
     log.info("The plan was %s", report.approval)
     place.write(report)
-    if approval is not Approval.GIVEN:  # no other task of the run will say so
+    if approval is not Approval.GIVEN:  # no later task of the run will report it
         metrics.emit(report, metrics.Before.of(report))
 
 

@@ -1,4 +1,4 @@
-"""What Airflow calls when something has failed for good. Cheap to import, since every DAG file does."""
+"""The callbacks for final failures. Cheap to import, because every DAG file does."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 
 def on_failure(context: Any) -> None:
-    """A task has had its last try: tell the configured notifier, from the worker."""
+    """A task has failed for good: notify, from the worker."""
     from include.xcom_maintenance.flow import news
 
     news.tell_failure(context)
 
 
 def on_run_failure(context: Any) -> None:
-    """A run has failed: tell the notifier from the DAG processor, if no task could.
+    """A run has failed: notify from the DAG processor if no task could.
 
-    Airflow calls nothing for a task whose process was killed, for instance for want of memory, but for its run.
+    If the process of a task was killed (out of memory, say), Airflow only calls the callback of the run.
     """
     from include.xcom_maintenance.flow import news
 

@@ -1,4 +1,4 @@
-"""How a cleanup gives way: it pauses, backs off while the database is busy with others, and stops when time is up."""
+"""How work gives way to others: it pauses, backs off while the database is busy, and stops when time is up."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.metadata.ports.shared import BusyMetadata, Pressure
 from include.xcom_maintenance.settings.common import CommonSettings
 
-#: Seconds between two looks at the database: a look must not become a burden itself.
+#: Seconds between two checks of the database; the checks must not become a load themselves.
 _LOOK_EVERY = 1.0
 #: Seconds of the first and of the longest wait; each is twice the one before.
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
-#: Seconds after which a database that stays busy is left for the next run.
+#: Seconds after which the rest is left for the next run if the database stays busy.
 _PATIENCE = 600.0
 
 
@@ -27,7 +28,7 @@ def deadline_of(settings: CommonSettings) -> datetime | None:
 
 @dataclass
 class Courtesy:
-    """Is asked between batches whether to go on.
+    """Decides between batches whether to go on.
 
     :param deadline: when to stop (UTC); None: when all is done.
     """
@@ -39,12 +40,12 @@ class Courtesy:
     sleep: Callable[[float], None] = time.sleep
     #: Seconds spent waiting for others.
     waited: float = 0.0
-    #: Why the work was broken off; empty if it was not.
+    #: Why the work stopped early; empty if it did not.
     stopped: str = ""
     _last_look: float = float("-inf")
 
     def go_on(self) -> bool:
-        """Wait as long as is polite; False if the rest must be left for the next run."""
+        """Wait while the database is busy; False if the rest must be left for the next run."""
         if self.settings.batch_pause_seconds:
             self.sleep(self.settings.batch_pause_seconds)
         if self._time_is_up():
@@ -82,8 +83,8 @@ class Courtesy:
         """What is above its limit, in words; empty if nothing is."""
         lock_limit, lag_limit = self.settings.max_lock_waits, self.settings.max_replication_lag_seconds
         if lock_limit is not None and pressure.lock_waits > lock_limit:
-            return f"{pressure.lock_waits} locks are waited for (max_lock_waits: {lock_limit})"
+            return f"{counted(pressure.lock_waits, 'lock wait')} (max_lock_waits: {lock_limit})"
         lag = pressure.replication_lag_seconds
         if lag_limit is not None and lag is not None and lag > lag_limit:
-            return f"a replica lags {lag:.0f} s behind (max_replication_lag_seconds: {lag_limit:g})"
+            return f"replication lag of {lag:.0f} s (max_replication_lag_seconds: {lag_limit:g})"
         return ""

@@ -1,4 +1,4 @@
-"""The end of a step: what went wrong goes into the report, figures to the task log, news to people."""
+"""The end of a step: errors go into the report, figures to the task log, and notifications out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("xcom_maintenance")
 
 
 def look_back(report: Report, place: ReportPlace, settings: CommonSettings) -> str | None:
-    """Remember a run that enforced; at the end of a plan, warn if it has been long since there was one."""
+    """Remember a run that enforced; at the end of a plan, warn if the last one was too long ago."""
     now = datetime.now(UTC)
     report.warnings = [warning for warning in report.warnings if not warning.startswith(WARNING)]
     known = enforcement_of(place, now=now, enforced=report.status == "enforced")
@@ -32,11 +32,11 @@ def look_back(report: Report, place: ReportPlace, settings: CommonSettings) -> s
 
 
 def record(report: Report, error: Exception, place: ReportPlace | None, context: Any) -> ReportPlace | None:
-    """Put what stopped the run into the report, and the report wherever it can still be written; returns where."""
+    """Put the error into the report, and write the report wherever that still works; returns where."""
     known = isinstance(error, MaintenanceError)
     report.error = {
         "type": type(error).__name__,
-        # The text of an unknown error could quote a value; its type and the task log say where to look.
+        # The text of an unknown error could quote a value; its type and the task log have to do.
         "message": str(error) if known else f"{type(error).__name__}; see the task log",
         "setting": getattr(error, "setting", None),
         "remedy": getattr(error, "remedy", None),
@@ -53,7 +53,7 @@ def record(report: Report, error: Exception, place: ReportPlace | None, context:
 
 
 def tell_of(event: str, message: str, report: Report, place: ReportPlace | None, context: Mapping[str, Any]) -> None:
-    """As ``tell``; that it could not be told goes into the report, which was written before."""
+    """As ``tell``; if that fails, a warning is added to the report that was already written."""
     warning = tell(event, message, context=context, summary=_figures(report, place) if place else None)
     if warning and place is not None:
         report.warnings.append(warning)
@@ -64,10 +64,10 @@ def tell_of(event: str, message: str, report: Report, place: ReportPlace | None,
 def tell_of_breaches(
     breaches: list[str], report: Report, place: ReportPlace, context: Mapping[str, Any], *, fail: bool
 ) -> None:
-    """Tell what has crossed its threshold, and fail the run if that is what the settings say.
+    """Notify of crossed thresholds, and fail the run if the settings say so.
 
     :param fail: the setting ``fail_on_breach``.
-    :raises AirflowFailException: it was not for want of trying, so that it is not tried again.
+    :raises AirflowFailException: a retry would not help.
     """
     from airflow.providers.common.compat.sdk import AirflowFailException
 
@@ -83,11 +83,11 @@ def tell_of_breaches(
 
 
 def summary(report: Report, place: ReportPlace) -> dict[str, Any]:
-    """What a step hands on, told to the task log."""
+    """What a step returns; also written to the task log."""
     log.info("Status: %s (mode: %s)", report.status, report.mode)
     for name, value in report.headline.items():
         log.info("  %s: %s", label(name), figure(name, value))
-    log.info("Report: %s, the same with charts: %s", place.file(".md"), place.file(".html"))
+    log.info("Report: %s (with charts: %s)", place.file(".md"), place.file(".html"))
     return _figures(report, place)
 
 

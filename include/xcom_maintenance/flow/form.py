@@ -1,4 +1,4 @@
-"""What the trigger forms are made of. A field left empty means "as configured"."""
+"""The building blocks of the trigger forms. An empty field means "as configured"."""
 
 from __future__ import annotations
 
@@ -6,74 +6,76 @@ from typing import Any
 
 from airflow.sdk import Param
 
-_AS_CONFIGURED = "Empty: as configured."
+_AS_CONFIGURED = "Leave empty to use the configured value."
 
 
 def mode() -> Param:
     return one_of(
         "Mode",
-        "Reporting writes the same plan and changes nothing.",
-        {"report": "change nothing", "enforce": "delete"},
+        "Report mode writes the same plan but changes nothing.",
+        {"report": "plan only, change nothing", "enforce": "carry out the plan"},
     )
 
 
 def on_limit() -> Param:
     return one_of(
         "Above a limit",
-        "What becomes of a plan above one of the limits.",
-        {"ask": "wait for an answer", "approve": "carry it out unasked", "refuse": "change nothing"},
+        "What happens if a plan exceeds one of the limits.",
+        {"ask": "wait for approval", "approve": "carry it out without asking", "refuse": "change nothing"},
     )
 
 
 def number(title: str, description: str, **schema: Any) -> Param:
-    """A number, or nothing."""
+    """A number, or empty."""
     return Param(None, type=["null", "number"], title=title, description=f"{description} {_AS_CONFIGURED}", **schema)
 
 
 def integer(title: str, description: str, **schema: Any) -> Param:
-    """A whole number, or nothing."""
+    """A whole number, or empty."""
     return Param(None, type=["null", "integer"], title=title, description=f"{description} {_AS_CONFIGURED}", **schema)
 
 
 def text(title: str, description: str) -> Param:
-    """A line of text, or nothing."""
+    """A line of text, or empty."""
     return Param(None, type=["null", "string"], title=title, description=f"{description} {_AS_CONFIGURED}")
 
 
 def places() -> dict[str, Param]:
-    """Where things are: the fields that every DAG of the bundle has."""
+    """The connection and path fields that every DAG of the bundle has."""
     return {
-        "metadata_conn_id": text("Metadata connection", "A Postgres Connection to Airflow's own database."),
-        "report_path": text("Report path", "Where reports go, such as s3://conn_id@bucket/reports."),
+        "metadata_conn_id": text("Metadata connection", "The Postgres Connection to Airflow's metadata database."),
+        "report_path": text("Report path", "Where reports are written, such as s3://conn_id@bucket/reports."),
     }
 
 
 def blob_places() -> dict[str, Param]:
     """Where the blobs are."""
     return {
-        "blob_base_path": text("Blob base path", "Where the XCom backend keeps its blobs."),
-        "blob_conn_id": text("Blob connection", "The Connection to that store."),
+        "blob_base_path": text(
+            "Blob base path", "Where the XCom backend stores its blobs, such as s3://conn_id@bucket/airflow/xcom."
+        ),
+        "blob_conn_id": text("Blob connection", "The Connection for the object store of the blobs."),
     }
 
 
 def own_mode(enforcing: str) -> Param:
-    """The mode of a DAG that is started by hand: what is configured for the others does not count.
+    """The mode of a DAG that is triggered manually: the configured mode does not apply.
 
     :param enforcing: what it does when it enforces.
     """
     return one_of(
         "Mode",
-        "Empty: report, whatever is configured for the DAGs that delete.",
-        {"report": "change nothing", "enforce": enforcing},
+        "Leave empty for report. The configured mode does not apply to this DAG.",
+        {"report": "plan only, change nothing", "enforce": enforcing},
         configured=False,
     )
 
 
 def one_of(title: str, description: str, words: dict[str, str], *, configured: bool = True) -> Param:
-    """One of some words, or nothing.
+    """One of several options, or empty.
 
-    :param words: and what each of them means.
-    :param configured: whether nothing means "as configured".
+    :param words: the options, with the meaning of each.
+    :param configured: whether empty means "as configured".
     """
     shown = {word: f"{word}: {meaning}" for word, meaning in words.items()}
     return Param(
@@ -96,5 +98,5 @@ def choice(title: str) -> Param:
         type=["null", "string", "array"],
         items={"type": "string"},
         title=title,
-        description="Globs, separated by commas. Empty: all.",
+        description="Names or globs, separated by commas. Leave empty for all.",
     )

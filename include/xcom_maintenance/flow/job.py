@@ -1,4 +1,4 @@
-"""What every job is given: its settings, the ports, the report that it fills, and the place for its manifest."""
+"""What every job gets: its settings, the ports, the report to fill, and the place for its manifest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ M_co = TypeVar("M_co", bound=Metadata, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[S_co, M_co]):
-    """One task's share of a run. The stores were checked before the job begins.
+    """One task's part of a run. The stores are checked before the job starts.
 
     Its type says which settings a step reads, and what it may ask of the metadata.
     """
@@ -40,7 +40,7 @@ class Job(Generic[S_co, M_co]):
     #: Beside the blob store, if there is one.
     quarantine: BlobStore | None = None
     ignored_prefixes: tuple[str, ...] = ()
-    #: What the scorecard of an audit says has crossed its threshold, in words; people are told of it.
+    #: The crossed thresholds of an audit's scorecard, in words, for the notifier.
     breaches: list[str] = field(default_factory=list)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("xcom_maintenance"))
 
@@ -56,21 +56,21 @@ class Job(Generic[S_co, M_co]):
         """
         if self.blobs is None:
             raise ConfigurationError(
-                "There is no blob store",
+                "No blob store is configured",
                 setting="blob_base_path",
-                remedy="Set it to where your XCom backend keeps its blobs, such as s3://conn_id@bucket/airflow/xcom, "
+                remedy="Set it to where your XCom backend stores its blobs, such as s3://conn_id@bucket/airflow/xcom, "
                 "or configure [common.io] xcom_objectstorage_path",
             )
         return self.blobs
 
     @property
     def quarantine_store(self) -> BlobStore:
-        """The store beside ``blob_store``: there is one wherever there is that."""
+        """The quarantine beside ``blob_store``; the two are always opened together."""
         assert self.quarantine is not None  # noqa: S101 - they are opened together
         return self.quarantine
 
     def plan_header(self, kind: str, planned_at: datetime) -> dict[str, Any]:
-        """The first line of a manifest: whose plan it is, and for which database and base path."""
+        """The first line of a manifest: which run made it, and for which database and base path."""
         return {
             "kind": kind,
             "plan_id": self.report.plan_id,
@@ -90,10 +90,10 @@ class Job(Generic[S_co, M_co]):
         header = next(lines)
         if header["plan_id"] != self.report.plan_id or not self.is_for_us(header):
             raise ConfigurationError(
-                "The manifest was made by another run, or for another database or base path",
+                "The manifest belongs to another run, database or base path",
                 setting="report_path, metadata_conn_id, blob_base_path",
-                remedy="The configuration changed while the run was under way, or two Airflows share a report path; "
-                "run the DAG again. Nothing was changed",
+                remedy="The configuration changed during the run, or two Airflow deployments share a report path. "
+                "Run the DAG again. Nothing was changed",
             )
         return header, lines
 
@@ -105,7 +105,7 @@ class Job(Generic[S_co, M_co]):
     def object_to(self, objections: list[Objection], *, on_limit: str = "refuse", question: str | None = None) -> None:
         """Put the guard's objections into the report; in enforce mode they stop the run, or make it ask.
 
-        :param on_limit: what becomes of a plan that is merely large: ask, approve or refuse.
+        :param on_limit: what happens to a plan that is merely large: ask, approve or refuse.
         :param question: what a person is asked then.
         :raises ImplausiblePlan: in enforce mode, if the plan is refused.
         """

@@ -1,6 +1,6 @@
-"""Figures of each task, through whatever metrics Airflow is configured with: StatsD, Datadog or OpenTelemetry.
+"""The figures of each task as Airflow metrics: StatsD, Datadog or OpenTelemetry, as configured.
 
-Names are made of the bundle's own words only, never of anybody's DAG or run, so their number stays small.
+The names never contain a user's DAG or run id, so their number stays small.
 ``docs/monitoring.md`` lists them.
 """
 
@@ -18,13 +18,13 @@ from include.xcom_maintenance.reports.report import Report
 log = logging.getLogger("xcom_maintenance")
 
 PREFIX = "xcom_maintenance"
-#: Figures of what was done rather than found: they are counted up, and a second attempt adds only what it did itself.
+#: Figures of work done are counters; a second attempt adds only its own share.
 _DONE = re.compile(r"_(deleted|restored|quarantined|moved|reencrypted)(_|$)")
 
 
 @dataclass(slots=True)
 class Before:
-    """What a report already said when a task took it over from the one before, or from an earlier attempt."""
+    """The figures a report already had when this task took it over."""
 
     figures: Mapping[str, Any] = field(default_factory=dict)
     phases: int = 0
@@ -35,7 +35,7 @@ class Before:
 
 
 def emit(report: Report, before: Before) -> None:
-    """Send what a task found and did. Never raises: a run is worth more than its metrics.
+    """Send what a task found and did. Never raises: metrics must not fail a run.
 
     :param before: the report as the task found it.
     """

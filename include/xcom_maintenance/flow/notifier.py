@@ -1,7 +1,7 @@
-"""Tells people what needs them, through a notifier of any provider: mail, chat, pager.
+"""Notifies people through any Airflow notifier: mail, chat, pager.
 
-The settings ``notifier`` and ``notifier_kwargs`` name it. What it sends may hold a secret, such as the address of a
-webhook, so neither its arguments nor the text of its errors are ever shown.
+The settings ``notifier`` and ``notifier_kwargs`` configure it. Its arguments may hold a secret, such as a webhook URL,
+so neither they nor the text of its errors are ever shown.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ AUDIT_BREACH = "audit_breach"
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a notifier is told; its templates see it as ``xcom_maintenance``."""
+    """A notification; the notifier's templates see it as ``xcom_maintenance``."""
 
     event: str
     dag_id: str
     run_id: str
     #: One or two sentences for people, without any value of an XCom.
     message: str
-    #: The small summary of a task, if one got that far: status, mode, figures, path of the report.
+    #: The summary of a task, if one got that far: status, mode, figures, path of the report.
     summary: Mapping[str, Any] = field(default_factory=dict)
 
     def for_templates(self) -> dict[str, Any]:
@@ -44,19 +44,19 @@ class News:
 
 
 def check(settings: CommonSettings) -> None:
-    """Make sure, before there is something to tell, that there would be somebody to tell it to.
+    """Make sure the notifier works before there is something to report.
 
-    :raises ConfigurationError: if the notifier cannot be made.
+    :raises ConfigurationError: if the notifier cannot be created.
     """
     if settings.notifier is not None:
         _make(settings.notifier, settings.notifier_kwargs)
 
 
 def send(news: News, *, settings: CommonSettings, context: Mapping[str, Any]) -> str | None:
-    """Tell the notifier, if there is one. Never raises: a run is worth more than the word of it.
+    """Notify, if a notifier is configured. Never raises: a notification must not fail a run.
 
     :param context: of the task or of its callback.
-    :returns: a warning for the report if it could not be told.
+    :returns: a warning for the report if it could not be sent.
     """
     if settings.notifier is None:
         return None
@@ -64,22 +64,22 @@ def send(news: News, *, settings: CommonSettings, context: Mapping[str, Any]) ->
         notifier = _make(settings.notifier, settings.notifier_kwargs)
         seen = {**context, "xcom_maintenance": news.for_templates()}
         seen.update((name, getattr(notifier, name, None)) for name in notifier.template_fields)
-        # Not by calling it: that would log the text of an error, and the text of a webhook's holds its address.
+        # Calling it would log the text of an error, which may contain a webhook URL.
         notifier.render_template_fields(seen)
         notifier.notify(seen)
     except Exception as error:  # noqa: BLE001 - as many kinds as there are notifiers
         why = error.problem if isinstance(error, ConfigurationError) else type(error).__name__
-        warning = f"The notifier could not be told of {news.event}: {why} (settings: notifier, notifier_kwargs)."
+        warning = f"The notification {news.event} could not be sent: {why} (settings: notifier, notifier_kwargs)."
         log.warning("%s", warning)
         return warning
-    log.info("Told the notifier %s of %s", settings.notifier, news.event)
+    log.info("Sent the notification %s through %s", news.event, settings.notifier)
     return None
 
 
 def _make(path: str, arguments: Mapping[str, Any]) -> Any:
     from airflow.sdk import BaseNotifier
 
-    remedy = "Name a class by its full path, such as airflow.providers.smtp.notifications.smtp.SmtpNotifier"
+    remedy = "Give the full path of a class, such as airflow.providers.smtp.notifications.smtp.SmtpNotifier"
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -90,7 +90,7 @@ def _make(path: str, arguments: Mapping[str, Any]) -> Any:
             remedy=f"{remedy}, and install its provider on the workers and the DAG processor",
         ) from None
     if not (isinstance(found, type) and issubclass(found, BaseNotifier)):
-        raise ConfigurationError(f"{path} is no notifier of Airflow", setting="notifier", remedy=remedy)
+        raise ConfigurationError(f"{path} is not an Airflow notifier", setting="notifier", remedy=remedy)
     _mask(arguments)
     try:
         inspect.signature(found).bind(**arguments)
@@ -98,9 +98,9 @@ def _make(path: str, arguments: Mapping[str, Any]) -> Any:
     except Exception as error:  # noqa: BLE001 - a constructor may raise anything, and quote anything
         given = ", ".join(sorted(arguments)) or "none"
         raise ConfigurationError(
-            f"The notifier {path} does not take these arguments ({given}): {type(error).__name__}",
+            f"The notifier {path} does not accept these arguments ({given}): {type(error).__name__}",
             setting="notifier_kwargs",
-            remedy=f"It takes {_parameters(found)}",
+            remedy=f"It accepts {_parameters(found)}",
         ) from None
 
 
@@ -113,7 +113,7 @@ def _parameters(notifier: type) -> str:
     return (
         "; ".join(
             [
-                *([f"needed: {', '.join(needed)}"] if needed else []),
+                *([f"required: {', '.join(needed)}"] if needed else []),
                 *([f"optional: {', '.join(optional)}"] if optional else []),
             ]
         )
@@ -122,7 +122,7 @@ def _parameters(notifier: type) -> str:
 
 
 def _mask(arguments: Mapping[str, Any]) -> None:
-    """Have Airflow hide addresses in its logs: whatever logs them, a webhook's is its password."""
+    """Have Airflow mask URLs in its logs: the URL of a webhook is its password."""
     from airflow.sdk.log import mask_secret
 
     for text in _texts(arguments):

@@ -1,4 +1,4 @@
-"""The beginning of a step: the report can be written, the stores can be used, and the job gets them."""
+"""The start of a step: check that the report can be written and the stores can be used, and open them."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def _never(_: CommonSettings) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs(Generic[_S]):
-    """What the tasks of a DAG need; rights in the metadata database only when it enforces."""
+    """What the tasks of a DAG need; write privileges in the metadata database only when it enforces."""
 
-    #: Whether rows are deleted, which may be a matter of the settings.
+    #: Whether rows are deleted; may depend on the settings.
     deletes: Callable[[_S], bool] = _never
-    #: Whether rows are inserted, which may be a matter of the settings.
+    #: Whether rows are inserted; may depend on the settings.
     inserts: Callable[[_S], bool] = _never
     #: Whether values in rows are replaced.
     updates: bool = False
-    #: Whether blobs are looked at by our own adapters; None: if they can be, and else the DAG does without.
+    #: Whether the DAG reads blobs through our own adapters; None: if it can, else it does without.
     blobs: bool | None = True
-    #: Whether a plan warns if no run has enforced for long.
+    #: Whether a plan warns if no run has enforced for a long time.
     looks_back: bool = False
-    #: Whether a threshold that is crossed fails the run.
+    #: Whether a crossed threshold fails the run.
     fails_on_breach: Callable[[_S], bool] = _never
 
     def rights(self, settings: _S, mode: str) -> dict[str, bool]:
@@ -57,11 +57,11 @@ class Needs(Generic[_S]):
 
 
 def begin(report: Report, place: ReportPlace, settings: CommonSettings) -> None:
-    """Prove, before any work, that the report can be written and that somebody can be told."""
+    """Make sure, before any work, that the report can be written and the notifier works."""
     place.write(report)
     notifier.check(settings)
     if settings.notifier is not None:
-        place.file(".told").unlink(missing_ok=True)  # by a run that was cleared and runs again
+        place.file(".told").unlink(missing_ok=True)  # left by a run that was cleared
 
 
 @contextmanager
@@ -106,5 +106,5 @@ def _blobs_if_possible(resolved: Resolved[CommonSettings], report: Report) -> Co
             configured.store.check()
         return configured
     except MaintenanceError as error:
-        report.warnings.append(f"Blobs are left out: {error}")
+        report.warnings.append(f"Blobs were left out: {error}")
         return None

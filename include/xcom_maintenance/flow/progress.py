@@ -1,4 +1,4 @@
-"""Says now and then how far long work has come."""
+"""Logs the progress of long work from time to time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 
 
 class Progress:
-    """Says now and then how far long work has come.
+    """Logs the progress of long work from time to time.
 
-    :param every: seconds between two lines.
+    :param every: seconds between two log lines.
     """
 
     def __init__(self, log: logging.Logger, what: str, *, total: int | None = None, every: float = 10) -> None:

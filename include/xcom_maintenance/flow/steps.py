@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -36,14 +38,14 @@ class Flow(Generic[_S]):
         """Run the first step of a DAG.
 
         :returns: a small summary: status, mode, the headline, the paths of the report and of the manifest.
-        :raises AirflowFailException: for what only a person can mend, so that it is not tried again.
+        :raises AirflowFailException: for errors that only a person can fix, so that Airflow does not retry.
         """
         return self._run(step, planned=None)
 
     def part(
         self, step: Callable[[Job[_S, MetadataStore]], _T], planned: Mapping[str, Any], *, reports: bool = False
     ) -> _T:
-        """Run a step in the middle, perhaps beside others of its kind, which leaves the report to the last one.
+        """Run a step in the middle, possibly in parallel with others; the last step writes the report.
 
         :param planned: the summary of the first step.
         :param reports: whether the step changes nothing, so that it is run in both modes.
@@ -55,7 +57,7 @@ class Flow(Generic[_S]):
         return results[0]
 
     def decide(self, step: Callable[[Job[_S, MetadataStore]], None], planned: Mapping[str, Any]) -> dict[str, Any]:
-        """Run the step that ends a plan which several tasks have made, in both modes; it changes nothing.
+        """Run the step that completes a plan made by several tasks, in both modes; it changes nothing.
 
         :param planned: the summary of the first step.
         :returns: a small summary, as ``plan``.
@@ -75,10 +77,10 @@ class Flow(Generic[_S]):
     def finish(
         self, step: Callable[[Job[_S, MetadataStore]], None], planned: Mapping[str, Any] | None, *, begun: bool
     ) -> dict[str, Any]:
-        """Run the last step, whatever became of those before it.
+        """Run the last step, whatever happened to the earlier ones.
 
         :param planned: the summary of the first step; None if it failed.
-        :param begun: whether the plan began to be carried out.
+        :param begun: whether carrying out the plan has begun.
         :raises AirflowFailException: if a step before it failed so that there is nothing to finish.
         """
         from airflow.providers.common.compat.sdk import AirflowFailException
@@ -86,7 +88,7 @@ class Flow(Generic[_S]):
         try:
             if planned is None:
                 raise FailedBefore(
-                    "There is nothing to finish, because there is no plan", remedy="See the logs of the tasks"
+                    "There is no plan, so there is nothing to finish", remedy="See the logs of the earlier tasks"
                 )
             if not begun and planned["mode"] == "enforce":
                 self._why_not_begun(planned)
@@ -95,7 +97,7 @@ class Flow(Generic[_S]):
         return self.apply(step, planned)
 
     def _why_not_begun(self, planned: Mapping[str, Any]) -> None:
-        """A plan that was to be enforced was not: no harm if a person decided so.
+        """A plan was not carried out: that is fine if a person decided so.
 
         :raises FailedBefore: if it is because a task has failed.
         """
@@ -108,16 +110,16 @@ class Flow(Generic[_S]):
         if report.status == "rejected":
             return
         if settings.mode_of(report.dag_id) == "report":
-            report.warnings.append("The mode was set back to report before the plan was carried out.")
+            report.warnings.append("The mode was changed back to report before the plan was carried out.")
             report.finish("reported")
             place.write(report)
             return
         if report.error is None:  # nobody could write it down
-            message = "The plan was not carried out, because the task approve or share_out has failed. See its log"
+            message = "The plan was not carried out, because the task approve or share_out failed. See its log"
             report.error = {"type": "FailedBefore", "message": message, "setting": None, "remedy": "See its log"}
             report.finish("failed")
             place.write(report)
-        raise FailedBefore("Nothing was carried out", remedy=report.error["message"])
+        raise FailedBefore("The plan was not carried out", remedy=report.error["message"])
 
     def _run(
         self,
@@ -139,18 +141,18 @@ class Flow(Generic[_S]):
             resolved = settings_of(context, self.settings)
             settings, mode = resolved.settings, resolved.settings.mode_of(report.dag_id)
             if planned is not None and not reports and "report" in (mode, planned["mode"]):
-                raise AirflowSkipException("The mode is report, so nothing is changed.")
+                raise AirflowSkipException("Nothing to do: the mode is report.")
             place = place_of(context, settings)
             if planned is not None:
                 report = planned_report(place, planned)
                 if report.status == "rejected":
-                    raise AirflowSkipException(f"The plan was {report.approval}, so nothing is changed.")
+                    raise AirflowSkipException(f"Nothing to do: the plan was {report.approval}.")
                 report.error = None  # of an attempt before this one
                 before = metrics.Before.of(report)
             report.mode, report.settings = mode, resolved.described()
             if planned is None:
                 begin(report, place, settings)
-            with open_job(resolved, report, place, self.needs, is_first=planned is None) as job:
+            with open_job(resolved, report, place, self.needs, is_first=planned is None) as job, heap_set_aside():
                 step(job)
                 breaches = job.breaches
             if not ends:
@@ -176,7 +178,7 @@ class Flow(Generic[_S]):
 
 
 def publish(asset: Any, summary: Mapping[str, Any]) -> None:
-    """Send the headline of a report along with the event of an asset that the current task updates.
+    """Put the headline of a report into the event of an asset that the current task updates.
 
     :param asset: one of the task's outlets.
     :param summary: what ``Flow.plan`` returned.
@@ -186,3 +188,13 @@ def publish(asset: Any, summary: Mapping[str, Any]) -> None:
     events: Any = get_current_context().get("outlet_events")
     if events is not None:
         events[asset].extra = {**events[asset].extra, **summary}
+
+
+@contextmanager
+def heap_set_aside() -> Iterator[None]:
+    """Let Python's collector of cycles pass over all that Airflow has imported; it looks at what the step makes."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

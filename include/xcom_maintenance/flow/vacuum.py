@@ -11,11 +11,11 @@ from include.xcom_maintenance.settings.common import CommonSettings
 
 
 def vacuum(job: Job[CommonSettings, VacuumMetadata]) -> None:
-    """Let new rows use the space of the deleted ones, and say honestly what that gives back."""
+    """Make the space of deleted rows reusable, and report what that really frees."""
     if not job.metadata.may_vacuum():
         job.report.warnings.append(
-            "vacuum is set, but the role of the connection may not vacuum the table: it must own it, or on Postgres 17 "
-            "and later have the right MAINTAIN (GRANT MAINTAIN ON xcom TO ...). Autovacuum does it sooner or later."
+            "vacuum is set, but the role of the connection may not vacuum the table: it must own the table or, on "
+            "Postgres 17 and later, hold MAINTAIN (GRANT MAINTAIN ON xcom TO ...). Autovacuum will do it eventually."
         )
         return
     before = job.metadata.table_health()
@@ -28,11 +28,12 @@ def vacuum(job: Job[CommonSettings, VacuumMetadata]) -> None:
             ("rows", "heap_bytes"),
             ("large values (TOAST)", "toast_bytes"),
             ("indexes", "index_bytes"),
-            ("all", "total_bytes"),
+            ("total", "total_bytes"),
         )
     ]
     note = (
-        "VACUUM lets new rows use the space of deleted ones. It gives back to the operating system only what is empty "
-        "at the very end of the table, so the size on disk may hardly change; only VACUUM FULL or pg_repack shrink it."
+        "VACUUM makes the space of deleted rows available to new ones. It only returns empty pages at the very end of "
+        "the table to the operating system, so the size on disk may hardly change; to shrink it, use VACUUM FULL or "
+        "pg_repack."
     )
     job.report.put(Table("VACUUM", ["part of the table", "bytes before", "bytes after"], rows, note))

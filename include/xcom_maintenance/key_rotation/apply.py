@@ -9,6 +9,7 @@ from typing import Any
 
 from include.xcom_maintenance.core.errors import PartialFailure
 from include.xcom_maintenance.core.records import ValuePlace
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.courtesy import Courtesy, deadline_of
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.key_rotation.holdings import Holdings
@@ -44,7 +45,9 @@ def apply(job: RotationJob, vault: Vault) -> None:
     describe(job, holdings)
     put_troubles(job, "Values that could not be re-encrypted", troubles)
     if courtesy.stopped:
-        report.warnings.append(f"{KEYS}not all was re-encrypted: {courtesy.stopped}. Run the DAG again; it goes on.")
+        report.warnings.append(
+            f"{KEYS}some values are not re-encrypted yet: {courtesy.stopped}. Run the DAG again to continue."
+        )
     report.finish("enforced")
     _fail_for_what_is_left(holdings, troubles)
 
@@ -82,17 +85,19 @@ def _fail_for_what_is_left(holdings: Holdings, troubles: Counter[tuple[str, Trou
     """:raises PartialFailure: with the counts."""
     missing = holdings.missing_keys
     left = [
-        f"{count:,} values could not be re-encrypted: {why}"
+        f"{counted(count, 'value')} could not be re-encrypted: {why}"
         for why, count in _by_reason(troubles).items()
-        if why is not Trouble.MISSING  # of a blob that is gone the reconciliation tells
+        if why is not Trouble.MISSING  # the reconciliation reports missing blobs
     ]
     if count := holdings.values(missing):
-        left.append(f"{count:,} values are sealed with keys that are not configured: {', '.join(map(repr, missing))}")
+        left.append(
+            f"{counted(count, 'value')} encrypted with keys that are not configured: {', '.join(map(repr, missing))}"
+        )
     if left:
         raise PartialFailure(
             "; ".join(left),
             setting="[xcom_blob_backend] encryption_keys",
-            remedy="All else was done. See the report; add missing keys behind the first one, and run the DAG again",
+            remedy="The rest was re-encrypted. See the report, add missing keys after the first one, run the DAG again",
         )
 
 

@@ -10,8 +10,10 @@ from include.xcom_maintenance.flow import form
 def fields() -> dict[str, Param]:
     """The fields."""
     return {
-        "mode": form.own_mode("re-encrypt"),
-        "batch_rows": form.integer("Batch (rows)", "The most rows that one transaction replaces.", minimum=1),
-        "max_minutes": form.number("Time budget (minutes)", "Stop then; the next run goes on.", exclusiveMinimum=0),
+        "mode": form.own_mode("re-encrypt the values"),
+        "batch_rows": form.integer("Batch size (rows)", "The most rows one transaction may update.", minimum=1),
+        "max_minutes": form.number(
+            "Time budget (minutes)", "Stop after this time; the next run continues.", exclusiveMinimum=0
+        ),
         **form.places(),
     }

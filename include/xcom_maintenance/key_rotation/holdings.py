@@ -1,4 +1,4 @@
-"""Values that a key seals: the rows that hold them, what is known of each, and the figures of all of them."""
+"""Which values each key encrypts, with the figures by key and DAG."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ class Holdings:
 
     @property
     def unknown(self) -> int:
-        """Values of which nobody can say which key seals them. A blob that is gone is sealed by none."""
+        """Values with an unknown key. A missing blob has none."""
         return sum(count for (_, trouble), count in self.troubles.items() if trouble is not Trouble.MISSING)
 
     @property
     def removable_keys(self) -> list[str]:
-        """Configured keys that hold nothing any more; none as long as there is a value whose key is not known."""
+        """Configured keys that no value needs any more; none while there is a value with an unknown key."""
         used = {key for key, _ in self._places()}
         return [] if self.unknown else [key for key in self.old_keys if key not in used]
 
@@ -82,7 +82,13 @@ class Holdings:
         removable = self.removable_keys
         lines: list[list[object]] = []
         for key in [*self.configured, *self.missing_keys]:
-            what = "seals" if key == self.sealing else "opens" if key in self.configured else "NOT CONFIGURED"
+            what = (
+                "encrypts new values"
+                if key == self.sealing
+                else "decrypts only"
+                if key in self.configured
+                else "NOT CONFIGURED"
+            )
             counts = [_of(found, [key]) for found in (self.blobs, self.inline, self.bytes, self.aside)]
             lines.append([key, what, *counts, "yes" if key in removable else "no"])
         return lines

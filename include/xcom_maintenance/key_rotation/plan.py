@@ -35,7 +35,7 @@ def plan(job: RotationJob, vault: Vault) -> None:
 
 
 def _nothing_to_ask(job: RotationJob, vault: Vault) -> None:
-    job.report.warnings.append(f"{vault.unusable}, so there is nothing whose key could be rotated.")
+    job.report.warnings.append(f"{vault.unusable}, so there are no encrypted values to rotate.")
     job.report.headline = {"values_under_old_keys": 0}
     job.report.finish("reported")
 

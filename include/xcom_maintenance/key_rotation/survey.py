@@ -58,7 +58,7 @@ def survey(job: RotationJob, vault: Vault, lines: Lines | None = None) -> Holdin
     :param lines: takes what is to be re-encrypted.
     """
     holdings = Holdings(vault.sealing, vault.configured)
-    progress = Progress(job.log, "Values looked at")
+    progress = Progress(job.log, "Values checked")
     found = iter(job.metadata.stored_rows())
     while rows := list(islice(found, _HEADERS_AT_ONCE)):
         seals = vault.seals(rows)
@@ -79,5 +79,5 @@ def stop_if_the_store_is_down(troubles: Iterable[Trouble | None]) -> None:
         raise StoreUnavailable(
             f"The XCom backend's store failed {failures} times in one batch",
             setting="[xcom_blob_backend] path",
-            remedy="See the task log. What was re-encrypted stays, and the task is retried",
+            remedy="See the task log. Values re-encrypted so far are kept, and the task is retried",
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.key_rotation.holdings import Holdings
 from include.xcom_maintenance.key_rotation.job import RotationJob
 from include.xcom_maintenance.reports.report import Table
 from include.xcom_maintenance.xcom_backend.port import Trouble
 
-#: How the warnings of this job begin: a later task of a run says them anew.
+#: How the warnings of this job begin; a later task of the run replaces them.
 KEYS = "Keys: "
 
 
@@ -31,39 +32,41 @@ def describe(job: RotationJob, holdings: Holdings) -> None:
         "archived_rows_under_old_keys": holdings.aside_of(old),
     }
     columns = ["blobs", "inline values", "bytes", "archived rows"]
-    note = "A key may be removed from the configuration if no value and no archived row is sealed with it."
-    report.put(Table("Keys", ["key", "configured", *columns, "may be removed"], holdings.by_key(), note))
+    note = "A key can be removed from the configuration once no value and no archived row is encrypted with it."
+    report.put(Table("Keys", ["key", "used for", *columns, "can be removed"], holdings.by_key(), note))
     by_dag = holdings.by_dag()
-    note = f"The first {top} of {len(by_dag)}." if len(by_dag) > top else ""
-    report.put(Table("Held by other keys than the one that seals", ["DAG", "key", *columns], by_dag[:top], note))
-    put_troubles(job, "Values whose key is not known", holdings.troubles)
+    note = f"Showing the first {top} of {len(by_dag):,}." if len(by_dag) > top else ""
+    report.put(Table("Values under other keys", ["DAG", "key", *columns], by_dag[:top], note))
+    put_troubles(job, "Values with an unknown key", holdings.troubles)
     report.warnings = [warning for warning in report.warnings if not warning.startswith(KEYS)] + _warnings(holdings)
 
 
 def put_troubles(job: RotationJob, title: str, troubles: Counter[tuple[str, Trouble]]) -> None:
     top = job.settings.top_entries
     lines: list[list[Any]] = [[dag_id, str(why), count] for (dag_id, why), count in troubles.most_common(top)]
-    note = f"The first {top} of {len(troubles)}." if len(troubles) > top else ""
+    note = f"Showing the first {top} of {len(troubles):,}." if len(troubles) > top else ""
     if lines or any(table.title == title for table in job.report.tables):
-        job.report.put(Table(title, ["DAG", "why", "values"], lines, note))
+        job.report.put(Table(title, ["DAG", "reason", "values"], lines, note))
 
 
 def _warnings(holdings: Holdings) -> list[str]:
-    """What a person should know."""
+    """What an operator should know."""
     found = []
     if holdings.sealing is None:
         found.append("none is configured ([xcom_blob_backend] encryption_keys), so new values are not encrypted.")
     if missing := holdings.missing_keys:
         count = holdings.values(missing) + holdings.aside_of(missing)
         found.append(
-            f"{', '.join(map(repr, missing))} are not configured and seal {count:,} values, which nobody can read. Add "
-            "them to encryption_keys, behind the first one."
+            f"{counted(count, 'value')} cannot be read, because the key to decrypt them is not configured: "
+            f"{', '.join(map(repr, missing))}. Add missing keys to encryption_keys, after the first one."
         )
     if holdings.unknown:
-        found.append(f"those of {holdings.unknown:,} values could not be found out, so none may be removed.")
+        found.append(
+            f"the key of {counted(holdings.unknown, 'value')} could not be determined, so no key can be removed."
+        )
     if count := holdings.aside_of(holdings.old_keys):
         found.append(
-            f"old ones seal {count:,} values in archive tables, where nothing is changed. Drop these tables "
-            "(`airflow db drop-archived`), or keep the keys."
+            f"{counted(count, 'value')} in archive tables still need old keys, and archive tables are never changed. "
+            "Drop these tables (`airflow db drop-archived`), or keep the keys."
         )
     return [KEYS + warning for warning in found]

@@ -25,9 +25,9 @@ def open_metadata(settings: CommonSettings) -> PostgresMetadataStore:
     )
     if connection.conn_type not in {"postgres", "postgresql"}:
         raise ConfigurationError(
-            f"The connection {conn_id!r} is of the type {connection.conn_type!r}, not postgres",
+            f"The connection {conn_id!r} has the type {connection.conn_type!r} instead of postgres",
             setting="metadata_conn_id",
-            remedy="The bundle works on Postgres metadata databases",
+            remedy="The bundle only supports Postgres metadata databases",
         )
 
     def connect() -> Any:

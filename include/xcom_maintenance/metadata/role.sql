@@ -1,14 +1,14 @@
--- The role of the metadata connection: what the bundle does, and no more. It cannot read connections or variables.
+-- The role for the metadata Connection, with only the permissions the bundle needs. It cannot read Connections or Variables.
 --
--- Run this in Airflow's metadata database as the owner of Airflow's tables, with psql or any other client. It may be run
--- again at any time, for instance after `airflow db clean` has made a table, or after an update of Airflow or the bundle.
--- Creating the role needs CREATEROLE: if the owner lacks it, let an administrator run part 1 first.
+-- Run this in Airflow's metadata database as the owner of Airflow's tables, with psql or any other client. You can run it
+-- again at any time, for instance after `airflow db clean` has created a table, or after updating Airflow or the bundle.
+-- Creating the role needs CREATEROLE: if the owner lacks it, have an administrator run part 1 first.
 --
--- If Airflow's tables lie in another schema than public, put this before it, with that schema:
+-- If Airflow's tables are in a schema other than public, put this first, with that schema:
 --     SET search_path = airflow;
 --     ALTER ROLE xcom_maintenance SET search_path = airflow;    -- after part 1
 
--- 1. The role. It has no password here, so that none gets into a repository: nobody can log in with one until you set it,
+-- 1. The role. This file sets no password, so that none gets into a repository. Nobody can log in with one until you set it,
 --    with \password xcom_maintenance in psql, or with ALTER ROLE xcom_maintenance PASSWORD '...' elsewhere.
 DO $$
 BEGIN
@@ -18,7 +18,7 @@ BEGIN
 END
 $$;
 
--- 2. To report. The schema is the one in which Airflow's tables are found.
+-- 2. To report. The schema is the one that contains Airflow's tables.
 DO $$
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO xcom_maintenance',
@@ -33,8 +33,8 @@ GRANT SELECT ON dag TO xcom_maintenance;
 GRANT SELECT ON dag_tag TO xcom_maintenance;
 GRANT SELECT ON alembic_version TO xcom_maintenance;
 
--- 3. Tables that hold XCom rows aside: `airflow db clean` and migrations leave them, and what their rows refer to is kept.
---    A job that looks for references stops with an error at one that it may not read: run this part again, or drop it.
+-- 3. Archive tables that `airflow db clean` and migrations leave; blobs that their rows refer to are kept. A DAG that
+--    searches for references stops with an error at a table it may not read: run this part again, or drop the table.
 DO $$
 DECLARE
     aside regclass;
@@ -50,37 +50,36 @@ BEGIN
     END LOOP;
 END
 $$;
--- Instead of running it again you can grant such tables in advance. This holds for every table that the role which runs
--- it makes from now on, so also for tables of a later Airflow that are nobody's business: hence not by default.
+-- Instead of running part 3 again, you can grant access in advance. That covers every table that the role running this
+-- statement will create, including future Airflow tables with unrelated data, so it is off by default.
 -- ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO xcom_maintenance;
 
 -- 4. To enforce the cleanup.
 GRANT DELETE ON xcom TO xcom_maintenance;
 
--- 5. Recommended: lock the runs of a batch, so that somebody who clears one waits for the batch that is deleting from it,
---    a few hundredths of a second. Nothing is ever written: SELECT ... FOR SHARE asks for UPDATE on at least one column,
---    and this is the one that decides nothing in Airflow (each change of a run sets it anew). Without it the delete still
---    checks every run and task in its own statement, but a clear that starts in the same instant is not held back.
+-- 5. Recommended: lock the runs of a batch, so that clearing one of them waits for the batch that is deleting from it, a few
+--    hundredths of a second. Nothing is ever written: SELECT ... FOR SHARE requires UPDATE on at least one column, and this
+--    one has no effect in Airflow (every change of a run overwrites it). Without it, the delete still checks every run and
+--    task in its own statement, but a clear that starts at the same instant is not blocked.
 GRANT UPDATE (updated_at) ON dag_run TO xcom_maintenance;
 
--- 6. Recommended: the audit log, which remembers DAGs that were deleted in the UI. Without it, blobs of such DAGs count
---    as somebody else's and are left alone. The log can hold what users typed: leave this out if that matters more.
+-- 6. Recommended: the audit log, which records DAGs that were deleted in the UI. Without it, blobs of such DAGs count as
+--    foreign and are left alone. The log can contain user input: leave this out if that matters more to you.
 GRANT SELECT ON log TO xcom_maintenance;
 
--- Optional, each for one thing; take the two dashes away.
+-- Optional permissions, each for one purpose. Remove the leading dashes to enable one.
 
--- To put deleted rows back from their backup (xcom_restore); blobs from quarantine return without it. It can only add rows,
--- not change any.
+-- To put archived rows back (xcom_restore); quarantined blobs return without it. It allows adding rows, not changing them.
 -- GRANT INSERT ON xcom TO xcom_maintenance;
 
--- To replace what rows hold, their values and no other column: to move large values into blobs and back
--- (xcom_offload_large_values), and to encrypt them with another key (xcom_rotate_keys).
+-- To replace the values of rows, and no other column: to move large values into blobs and back
+-- (xcom_offload_large_values), and to re-encrypt values with a new key (xcom_rotate_keys).
 -- GRANT UPDATE (value) ON xcom TO xcom_maintenance;
 
--- To see how far replicas lag behind and slow down for them; other roles see that there is a replica but not its lag.
+-- To see how far replicas lag and slow down for them; without it, the role sees that a replica exists but not its lag.
 -- Needs a superuser, or ADMIN on pg_monitor. It shows the statistics and queries of all roles.
 -- GRANT pg_monitor TO xcom_maintenance;
 
 -- To VACUUM the table after a large cleanup, instead of waiting for autovacuum. Postgres 17 and later; before that only
--- the owner of a table may, and making the role a member of the owner would give it everything.
+-- a table's owner may do this, and making the role a member of the owner would grant it everything.
 -- GRANT MAINTAIN ON xcom TO xcom_maintenance;

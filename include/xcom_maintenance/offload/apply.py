@@ -1,8 +1,8 @@
-"""Carry out what ``offload`` planned, in batches: blob, then row, then nothing.
+"""Carry out the plan of an offload, in batches: first the blob, then the row.
 
 A blob is written and read back before its row is touched, and the row is changed in a short transaction if it still
-holds what was read. Whatever breaks off leaves at most blobs that no row refers to, which reconciliation finds; blobs
-of values that were brought back are left to it, too. What was moved is not found again by the next plan.
+holds what was read. An interruption leaves at most orphan blobs, which the reconciliation finds; the blobs of values
+that were moved back are left to it, too. The next plan does not find moved values again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.core.values import Movable, ReadValue, Replacement
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.courtesy import Courtesy, deadline_of
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.flow.vacuum import vacuum
@@ -37,7 +38,7 @@ _MOST_ROWS = 200
 #: Blobs that are written or read at a time.
 _WORKERS = 8
 _DONE = ("rows_moved", "value_bytes_moved", "stored_bytes_moved", "blob_bytes_moved", "transactions")
-_CHANGED = "changed, gone, or its run is not finished any more"
+_CHANGED = "changed or deleted since the plan, or its run is active again"
 
 
 def apply(job: OffloadJob, backend: Backend) -> None:
@@ -46,9 +47,9 @@ def apply(job: OffloadJob, backend: Backend) -> None:
     if not is_possible(job, backend):
         if report.status == "planned":
             raise ConfigurationError(
-                f"On this worker Airflow uses another XCom backend than where the plan was made: {backend.name}",
+                f"This worker uses a different XCom backend from the one that planned: {backend.name}",
                 setting="[core] xcom_backend",
-                remedy="Configure the same backend everywhere",
+                remedy="Configure the same backend on all workers",
             )
         report.finish("reported")  # the plan says why
         return
@@ -60,7 +61,7 @@ def apply(job: OffloadJob, backend: Backend) -> None:
     with report.phase("move values"), ThreadPoolExecutor(_WORKERS) as pool:
         header, lines = job.own_plan()
         check_direction(job, header)
-        progress = Progress(job.log, "Values looked at", total=figures["rows_to_move"])
+        progress = Progress(job.log, "Values processed", total=figures["rows_to_move"])
         probed = False
         for batch in _batches(job, lines):
             if not courtesy.go_on():
@@ -153,7 +154,7 @@ class _Mover:
             for (value, moved), found in zip(ready.items(), stored, strict=True)
             if found is not None and same_value(found, moved.text)
         }
-        self.stayed["the database cannot hold it as it is"] += len(ready) - len(held)
+        self.stayed["the database cannot store it unchanged"] += len(ready) - len(held)
         return held
 
 
@@ -163,16 +164,18 @@ def _describe(job: OffloadJob, stayed: Counter[str], stopped: str) -> None:
         figures["compression_ratio"] = round(figures["value_bytes_moved"] / figures["blob_bytes_moved"], 2)
     figures["rows_that_stay"] = stayed.total()
     rows: list[list[Any]] = [[why, count] for why, count in stayed.most_common() if count]
-    job.report.put(Table("Values that stay where they are", ["why", "values"], rows))
+    job.report.put(Table("Values not moved", ["reason", "values"], rows))
     if job.settings.direction == "offload":
         job.report.put(
             Table(
-                "What VACUUM can make usable",
-                ["bytes in the table before", "values moved"],
+                "Space for VACUUM to reclaim",
+                ["stored bytes before the move", "values moved"],
                 [[figures["stored_bytes_moved"], figures["rows_moved"]]],
                 VACUUM_NOTE,
             )
         )
     if figures["rows_left"]:
-        job.report.warnings.append(f"{figures['rows_left']:,} rows are left for the next run: {stopped}.")
-    job.log.info("Moved %s values in %s transactions", f"{figures['rows_moved']:,}", figures["transactions"])
+        job.report.warnings.append(f"{counted(figures['rows_left'], 'row')} left for the next run: {stopped}.")
+    job.log.info(
+        "Moved %s in %s", counted(figures["rows_moved"], "value"), counted(figures["transactions"], "transaction")
+    )

@@ -13,12 +13,16 @@ def fields() -> dict[str, Param]:
         "mode": form.own_mode("move the values"),
         "direction": form.one_of(
             "Direction",
-            "Empty: offload.",
+            "Which way values move. Leave empty for offload.",
             {"offload": "from rows into blobs", "inline": "from blobs back into rows"},
             configured=False,
         ),
         "dag_ids": form.choice("DAGs"),
-        "offload_threshold_bytes": form.integer("Threshold (bytes)", "Values from this size on move.", minimum=1024),
-        "max_minutes": form.number("Time budget (minutes)", "Stop then; the next run goes on.", exclusiveMinimum=0),
+        "offload_threshold_bytes": form.integer(
+            "Threshold (bytes)", "Move values at least this large as JSON.", minimum=1024
+        ),
+        "max_minutes": form.number(
+            "Time budget (minutes)", "Stop after this time; the next run continues.", exclusiveMinimum=0
+        ),
         **form.places(),
     }

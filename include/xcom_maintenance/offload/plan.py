@@ -1,4 +1,4 @@
-"""What values would move between rows and blobs, and what that would give: the plan. Changes nothing.
+"""The plan: which values would move between rows and blobs, and what that would free. Changes nothing.
 
 ``apply`` carries it out.
 """
@@ -29,13 +29,13 @@ _LINE = 500
 #: A reference and what goes with it in a row, for the estimate.
 _REFERENCE_BYTES = 400
 VACUUM_NOTE = (
-    "VACUUM (autovacuum does it, too) makes this space usable for new rows; the file of the table hardly shrinks by "
-    "it. Only VACUUM FULL or pg_repack gives it back to the operating system."
+    "VACUUM, including autovacuum, makes this space available to new rows, but hardly shrinks the table on disk. To "
+    "return it to the operating system, use VACUUM FULL or pg_repack."
 )
 
 
 def plan(job: OffloadJob, backend: Backend) -> None:
-    """Find the values that would move, write them down, and say what it would give."""
+    """Find the values that would move, write the manifest, and report what that would free."""
     report, settings = job.report, job.settings
     inward = settings.direction == "inline"
     possible = is_possible(job, backend)
@@ -113,7 +113,7 @@ def _describe(job: OffloadJob, backend: Backend, tally: Tally, *, threshold: int
         if tally.shrinks_to is not None:
             report.headline["blob_bytes_expected"] = round(value_bytes * tally.shrinks_to)
             report.headline["compression_ratio_expected"] = round(1 / max(tally.shrinks_to, 0.0001), 2)
-    columns = ["DAG", "values", "bytes as JSON", "bytes in the table", "largest bytes"]
+    columns = ["DAG", "values", "bytes as JSON", "stored bytes", "largest bytes"]
     rows: list[list[Any]] = [
         [dag_id, tally.values[dag_id], tally.value_bytes[dag_id], size, tally.largest[dag_id]]
         for dag_id, size in tally.stored_bytes.most_common()
@@ -121,26 +121,26 @@ def _describe(job: OffloadJob, backend: Backend, tally: Tally, *, threshold: int
     if inward:
         title, note = (
             "Values in blobs, by DAG",
-            "The values of finished runs that are in blobs of this project's backend.",
+            "Values of finished runs that the bundle's XCom backend keeps in blobs.",
         )
         rows.sort(key=lambda row: -row[2])
     else:
         title = "Large values in the table, by DAG"
-        note = f"The values of finished runs from {human_bytes(threshold)} on, as Postgres writes JSON. {VACUUM_NOTE}"
-    note += f" The first {top} of {len(rows)}." if len(rows) > top else ""
+        note = f"Values of finished runs of {human_bytes(threshold)} and larger, as Postgres writes JSON. {VACUUM_NOTE}"
+    note += f" Showing the first {top} of {len(rows):,}." if len(rows) > top else ""
     report.put(Table(title, columns, rows[:top], note))
     if not possible:
         report.warnings.append(
-            f"This Airflow uses the XCom backend {backend.name}, so nothing is moved, whatever the mode: the figures "
-            "say what would leave the table with xcom_blob_backend.XComBlobBackend (docs/backend.md). How far values "
-            "shrink is estimated with zlib."
+            f"The configured XCom backend is {backend.name}, so nothing is moved in any mode. The figures show what "
+            "would leave the table with xcom_blob_backend.XComBlobBackend (docs/backend.md); the compression is "
+            "estimated with zlib."
         )
     job.log.info("Plan: %s", ", ".join(f"{name}: {value:,}" for name, value in report.headline.items()))
 
 
 def stays(value: ReadValue, bases: tuple[str, ...]) -> str | None:
     """Why a value must not go into a blob, if it must not."""
-    return "may name other blobs, which are kept for it" if may_name_a_blob(value.text, *bases) else None
+    return "may refer to other blobs, which are kept because of it" if may_name_a_blob(value.text, *bases) else None
 
 
 def check_direction(job: OffloadJob, header: dict[str, Any]) -> None:
@@ -150,7 +150,7 @@ def check_direction(job: OffloadJob, header: dict[str, Any]) -> None:
     """
     if header["direction"] != job.settings.direction:
         raise ConfigurationError(
-            "The plan was made for the other direction", setting="direction", remedy="Run the DAG again"
+            "The plan was made for the opposite direction", setting="direction", remedy="Run the DAG again"
         )
 
 

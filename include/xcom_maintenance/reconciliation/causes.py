@@ -1,4 +1,4 @@
-"""Why a blob has no row: what most probably happened, from what the metadata still knows. Pure."""
+"""Why no row refers to a blob: the most probable cause, from what the metadata still holds. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from include.xcom_maintenance.metadata.ports.reconciliation import Circumstances
 
 
 class Cause(StrEnum):
-    """What most probably left a blob without a row."""
+    """What most probably orphaned a blob."""
 
     DAG_DELETED = "DAG deleted"
     RUN_DELETED = "run deleted"
@@ -19,14 +19,14 @@ class Cause(StrEnum):
     ROW_DELETED = "row deleted"
     WORKER_DIED = "worker died before the row was written"
     BASE_PATH_MOVED = "base path moved"
-    UNKNOWN = "unknown: its name does not say whose it is"
+    UNKNOWN = "unknown: its key names no DAG, run and task"
 
 
 def cause_of(modified: datetime | None, found: Circumstances | None) -> Cause:
     """The probable cause.
 
     :param modified: when the blob was written (UTC).
-    :param found: None if its name does not say whose it is.
+    :param found: None if its key does not name a DAG, run and task.
     """
     if found is None:
         return Cause.UNKNOWN
@@ -38,6 +38,6 @@ def cause_of(modified: datetime | None, found: Circumstances | None) -> Cause:
         return Cause.PUSHED_AGAIN
     if found.refers_elsewhere:
         return Cause.BASE_PATH_MOVED
-    # A task that succeeded has written its rows; one that did not, in the attempt that wrote the blob, may not have.
+    # A successful task has written its rows. One that failed in the attempt that wrote the blob may not have.
     earlier_attempt = modified is not None and found.started is not None and modified < found.started
     return Cause.ROW_DELETED if found.succeeded or earlier_attempt else Cause.WORKER_DIED

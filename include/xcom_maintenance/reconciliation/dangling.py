@@ -1,4 +1,4 @@
-"""Delete the rows whose blob is gone."""
+"""Delete the rows whose blob is missing."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from include.xcom_maintenance.reconciliation.manifest import own_plan
 from include.xcom_maintenance.reports.report import Table
 from include.xcom_maintenance.sweep.owner import claim
 
-#: Blobs that are looked up at once, before the rows that lead to them go.
+#: Blobs looked up at a time, before the rows that refer to them are deleted.
 _HEADS_AT_ONCE = 1_000
 
 
 def delete_dangling_rows(job: ReconciliationJob) -> None:
-    """Delete the rows whose blob the manifest says is gone, if it still is: a blob may have been put back."""
+    """Delete the dangling rows of the manifest whose blob is still missing: it may have been restored since."""
     blobs, figures = job.blob_store, job.report.headline
-    figures.setdefault("dangling_rows_deleted", 0)  # a second attempt adds to what the first one did
+    figures.setdefault("dangling_rows_deleted", 0)  # a second attempt adds to the first
     _, lines = own_plan(job)
     claim(blobs, job.identity)
     # What was planned and does not happen, by its reason.
@@ -54,4 +54,4 @@ def delete_dangling_rows(job: ReconciliationJob) -> None:
     stay += Counter()
     if stay:
         rows = [[*item] for item in stay.most_common()]
-        job.report.put(Table("Rows of dangling references that stay", ["reason", "rows"], rows), first=True)
+        job.report.put(Table("Rows of dangling references kept", ["reason", "rows"], rows), first=True)

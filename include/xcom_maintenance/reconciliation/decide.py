@@ -1,4 +1,4 @@
-"""Join what the tasks found into the manifest and the report, and let the guard look at it."""
+"""Combine the findings of the tasks into the manifest and the report, and let the guard check them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.core.sizes import human_bytes
-from include.xcom_maintenance.flow.collector import heap_set_aside
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.uploads import tell_of_uploads
 from include.xcom_maintenance.reconciliation.findings import Figures
 from include.xcom_maintenance.reconciliation.guard import (
@@ -23,15 +23,14 @@ from include.xcom_maintenance.reconciliation.tables import describe
 from include.xcom_maintenance.reports.place import ManifestWriter
 from include.xcom_maintenance.sweep.owner import judge_owner, marked_owner, warn_of_another
 
-#: Objections of these kinds leave no doubt about which references there are.
+#: Objections about these settings cast no doubt on the references.
 _MERELY_LARGE = {"max_orphan_share", "max_orphan_blobs", "max_orphan_bytes"}
 
 
-@heap_set_aside()
 def decide(job: ReconciliationJob) -> None:
-    """Join what the tasks found into the manifest and the report, and let the guard look at it.
+    """Combine the findings of the tasks into the manifest and the report, and let the guard check them.
 
-    :raises MaintenanceError: if a task did not come to its end: what it would have found is not known.
+    :raises MaintenanceError: if a task did not finish, since its findings are missing.
     :raises ImplausiblePlan: in enforce mode, if the guard refuses.
     """
     blobs, report, settings, planned = job.blob_store, job.report, job.settings, planned_parts(job)
@@ -41,7 +40,7 @@ def decide(job: ReconciliationJob) -> None:
         part = job.place.read_part(f"found-{number}")
         if part is None or not part["done"] or part["plan_id"] != report.plan_id:
             raise MaintenanceError(
-                f"The task find {number} of {len(shards)} left no figures, so nothing can be concluded",
+                f"Task find {number} of {len(shards)} left no results, so orphans cannot be identified",
                 setting="report_path",
                 remedy="Run the DAG again. Nothing was changed",
             )
@@ -83,8 +82,8 @@ def decide(job: ReconciliationJob) -> None:
                 job.identity.owner, str(blobs.base), planned["references"], sample.seen, sample.keys
             )
             remember(job.place, seen)
-        what = "Delete" if settings.disposal == "delete" else "Move into quarantine"
-        question = f"{what} {orphans.objects:,} orphan blobs ({human_bytes(orphans.bytes)})?"
+        what = f"{counted(orphans.objects, 'orphan blob')} ({human_bytes(orphans.bytes)})"
+        question = f"Delete {what}?" if settings.disposal == "delete" else f"Move {what} to quarantine?"
         job.object_to(objections, on_limit=settings.on_limit, question=question)
     report.finish("planned" if job.enforcing else "reported")
 

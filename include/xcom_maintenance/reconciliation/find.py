@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from include.xcom_maintenance.core.records import RowReference
-from include.xcom_maintenance.flow.collector import heap_set_aside
 from include.xcom_maintenance.flow.shards import Shard
 from include.xcom_maintenance.reconciliation.findings import Findings
 from include.xcom_maintenance.reconciliation.job import ReconciliationJob
@@ -17,7 +16,6 @@ from include.xcom_maintenance.reconciliation.merge import BlobKind, match
 _WHEN = RowReference._fields.index("timestamp")
 
 
-@heap_set_aside()
 def find(job: ReconciliationJob, shard: Shard) -> dict[str, Any]:
     """Compare the listing of one range of keys with its references; returns a few figures."""
     blobs, settings, planned = job.blob_store, job.settings, planned_parts(job)

@@ -1,4 +1,4 @@
-"""What the tasks of a reconciliation find, counted as it comes; the counts of several tasks add up."""
+"""What the tasks of a reconciliation find, counted as it comes; the counts of the tasks add up."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from include.xcom_maintenance.reconciliation.ranges import Sample
 from include.xcom_maintenance.reports.place import ManifestWriter
 from include.xcom_maintenance.sweep.owner import OWNER_MARKER
 
-#: References whose blob the listing did not show are looked up again, this many at once.
+#: References whose blob was not in the listing are checked again, this many at a time.
 _REFERENCES_AT_ONCE = 500
-#: Blobs that may be orphans are looked up in the metadata database, this many by one look, which reads the whole table.
+#: Possible orphans are checked against the metadata database, this many by one query, which reads the whole table.
 _CANDIDATES_AT_ONCE = 100_000
-#: The circumstances of so many tasks are asked for at once.
+#: Tasks whose circumstances are queried at a time.
 _CIRCUMSTANCES_AT_ONCE = 5_000
 
 
 @dataclass(slots=True)
 class Count:
-    """Some objects of a kind."""
+    """The objects of one kind."""
 
     objects: int = 0
     bytes: int = 0
@@ -48,17 +48,17 @@ class Count:
 class Figures:
     """The counts of one task or of all, small however large the bucket; plain enough for JSON."""
 
-    #: By BlobKind, and of orphans by Cause.
+    #: By BlobKind, and for orphans by Cause.
     kinds: defaultdict[str, Count] = field(default_factory=lambda: defaultdict(Count))
     causes: defaultdict[str, Count] = field(default_factory=lambda: defaultdict(Count))
-    #: By DAG, and in it by BlobKind, duplicates by their Cause; and the number of dangling references.
+    #: By DAG and BlobKind (duplicates by their Cause); and the number of dangling references by DAG.
     dags: defaultdict[str, dict[str, Count]] = field(default_factory=lambda: defaultdict(dict))
     dangling: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
-    #: The first few of each, as rows of the report's tables; times as ISO texts.
+    #: The first few of each, as rows of the report's tables, with ISO times.
     orphans: list[list[Any]] = field(default_factory=list)
     dangling_rows: list[list[Any]] = field(default_factory=list)
     odd: list[list[Any]] = field(default_factory=list)
-    #: Of the keys of the listing.
+    #: Of the listed keys.
     sample: Sample = field(default_factory=Sample)
     done: bool = False
 
@@ -67,7 +67,7 @@ class Figures:
         return asdict(replace(self, **plain))  # type: ignore[arg-type]  # asdict cannot make defaultdicts
 
     def add(self, other: dict[str, Any]) -> None:
-        """Add what another task found, as ``to_json`` wrote it."""
+        """Add the findings of another task, as ``to_json`` wrote them."""
         for ours, theirs in ((self.kinds, other["kinds"]), (self.causes, other["causes"])):
             for name, count in theirs.items():
                 ours[name].add(**count)
@@ -86,13 +86,13 @@ class Figures:
         return sum(count.objects for kind, count in self.kinds.items() if kind != BlobKind.UNRECOGNISED)
 
 
-#: Kinds that the report tells by DAG, beside orphans.
+#: Kinds that the report counts by DAG, besides orphans.
 _BY_DAG = {BlobKind.FOREIGN, BlobKind.TOO_YOUNG, BlobKind.UNKNOWN_AGE, BlobKind.UNFINISHED_RUN}
 _ODD = {BlobKind.UNRECOGNISED, BlobKind.FOREIGN, BlobKind.UNOWNED, BlobKind.UNKNOWN_AGE}
 
 
 class Findings:
-    """Takes what the merge yields, looks up again what looks wrong, and writes it down."""
+    """Takes what the merge yields, checks suspicious findings again, and writes them down."""
 
     def __init__(self, job: ReconciliationJob, blobs: BlobStore, lines: ManifestWriter) -> None:
         self._job, self._blobs, self._lines = job, blobs, lines
@@ -101,11 +101,11 @@ class Findings:
         self.figures = Figures()
 
     def take(self, findings: Iterator[FoundBlob | UnmatchedReference]) -> None:
-        """Count the findings and write them down; what looks wrong is looked up again first, many at a time."""
+        """Count the findings and write them down; suspicious ones are checked again first, many at a time."""
         progress = Progress(self._job.log, "Blobs compared")
         candidates: list[FoundBlob] = []
         unmatched: list[RowReference] = []
-        # What is referenced, which is most, is only counted.
+        # Referenced blobs, which are most, are only counted.
         referenced = size = 0
         oldest: datetime | None = None
         for finding in findings:
@@ -149,7 +149,7 @@ class Findings:
             self.figures.odd.append([blob.key, kind, blob.size, modified])
 
     def _take_candidates(self, candidates: list[FoundBlob]) -> None:
-        """Of blobs without a plain reference, those that are orphans by the same rules by which they are swept."""
+        """Find the orphans among blobs without a plain reference, by the rules of the sweep."""
         if not candidates:
             return
         metadata = self._job.metadata
@@ -207,7 +207,7 @@ class Findings:
         self._known.update((dag_id, dag_id in known) for dag_id in new)
 
     def _take_unmatched(self, references: list[RowReference]) -> None:
-        """Of references without a listed blob, those whose blob is really not there and whose row still is."""
+        """Find the dangling references: the blob is really missing, and the row still exists."""
         if not references:
             return
         there = {blob.key for blob in self._blobs.head(list({reference.key for reference in references}))}

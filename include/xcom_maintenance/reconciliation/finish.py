@@ -1,8 +1,9 @@
-"""The end of a reconciliation: what the tasks did, dangling rows, the quarantine, the report."""
+"""The end of a reconciliation: the results of the tasks, dangling references, the quarantine, the report."""
 
 from __future__ import annotations
 
 from include.xcom_maintenance.core.errors import PartialFailure, SharesFailed
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.shards import Shard
 from include.xcom_maintenance.reconciliation.dangling import delete_dangling_rows
 from include.xcom_maintenance.reconciliation.job import ReconciliationJob
@@ -13,26 +14,26 @@ from include.xcom_maintenance.sweep.sweep import Swept
 
 
 def finish(job: ReconciliationJob, shards: list[Shard]) -> None:
-    """Put what was done into the report, and delete what has been in quarantine for long enough.
+    """Complete the report, and delete what has been in quarantine long enough.
 
-    :param shards: as they were shared out.
-    :raises SharesFailed: if a share did not come to its end.
-    :raises PartialFailure: if blobs could not be disposed of; everything else was done.
+    :param shards: as ``share_out`` returned them.
+    :raises SharesFailed: if a task did not finish its share.
+    :raises PartialFailure: if some blobs could not be disposed of; everything else is done.
     """
     failed, errors = _collect(job, shards)
     if errors:
         raise SharesFailed(
-            f"{len(errors)} of {len(shards)} tasks did not sweep all their orphans: {'; '.join(sorted(set(errors)))}",
-            remedy="What was done is counted. Clear the tasks that failed, or let the next run find the rest again",
+            f"{len(errors)} of {counted(len(shards), 'task')} did not finish: {'; '.join(sorted(set(errors)))}",
+            remedy="The report counts what was done. Clear the failed tasks, or let the next run find the rest",
         )
     if job.settings.delete_dangling_rows and job.report.headline["dangling_references"]:
         delete_dangling_rows(job)
     failed += purge(job)
     if failed:
         raise PartialFailure(
-            f"{failed:,} blobs could not be disposed of, {_disposed(job):,} were",
+            f"Could not dispose of {counted(failed, 'blob')} (disposed of {_disposed(job):,})",
             setting="blob_base_path",
-            remedy="See the report for what the store said; the next run tries again",
+            remedy="See the report for the store's errors; the next run tries again",
         )
     job.report.finish("enforced")
 
@@ -42,7 +43,7 @@ def _disposed(job: ReconciliationJob) -> int:
 
 
 def _collect(job: ReconciliationJob, shards: list[Shard]) -> tuple[int, list[str]]:
-    """Put the figures of the shares into the report; returns how many blobs failed, and why shares did."""
+    """Add the figures of the tasks to the report; returns how many blobs failed, and why tasks did."""
     report = job.report
     parts = [figures_of(job, f"shard-{shard['shard']}") for shard in shards]
     swept = Swept()
@@ -64,6 +65,6 @@ def _collect(job: ReconciliationJob, shards: list[Shard]) -> tuple[int, list[str
         rows = [[n, *(part.get(name, 0) for name in (*COUNTS, "seconds"))] for n, part in enumerate(parts, 1)]
         columns = ["task", *(name.replace("_", " ") for name in COUNTS), "seconds"]
         report.put(Table("Orphans swept, by task", columns, rows), first=True)
-    swept.describe(report, job.log, "Candidates that were left", gone=_disposed(job))
+    swept.describe(report, job.log, "Orphans kept", gone=_disposed(job))
     failed = sum(part.get("failed", 0) for part in parts)
-    return failed, [part.get("error") or "killed; see the logs of sweep" for part in parts if not part.get("done")]
+    return failed, [part.get("error") or "killed; see the sweep logs" for part in parts if not part.get("done")]

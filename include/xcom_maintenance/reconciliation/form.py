@@ -11,29 +11,36 @@ def fields() -> dict[str, Param]:
     """The fields."""
     return {
         "mode": form.mode(),
-        "grace_period_days": form.number("Grace period (days)", "Younger blobs are never orphans.", minimum=1),
+        "grace_period_days": form.number(
+            "Grace period (days)", "Blobs younger than this are never treated as orphans.", minimum=1
+        ),
         "max_orphan_share": form.number(
             "Orphan limit (share)",
-            "More orphans than this share of the blobs need approval.",
+            "A plan needs approval if more than this share of the blobs are orphans.",
             exclusiveMinimum=0,
             maximum=1,
         ),
-        "max_orphan_blobs": form.integer("Orphan limit", "More orphan blobs need approval.", minimum=1),
-        "max_orphan_bytes": form.integer("Orphan limit (bytes)", "Orphans of more bytes need approval.", minimum=1),
+        "max_orphan_blobs": form.integer(
+            "Orphan limit", "A plan with more orphan blobs than this needs approval.", minimum=1
+        ),
+        "max_orphan_bytes": form.integer(
+            "Orphan limit (bytes)", "A plan with more bytes of orphan blobs than this needs approval.", minimum=1
+        ),
         "on_limit": form.on_limit(),
         "max_reference_shrink": form.number(
-            "Reference shrinking limit (share)",
-            "Refuse if more than this share of the references has gone since the last run and left orphans.",
+            "Lost references limit (share)",
+            "Refuse if more than this share of the references disappeared since the last run and left orphans.",
             exclusiveMinimum=0,
             maximum=1,
         ),
         "disposal": form.one_of(
             "Disposal",
-            "What becomes of an orphan.",
-            {"quarantine": "move beside the base path", "delete": "for good"},
+            "What to do with orphan blobs.",
+            {"quarantine": "move them to a folder next to the base path", "delete": "delete them permanently"},
         ),
         "delete_dangling_rows": form.switch(
-            "Delete dangling rows", "Rows whose blob is gone, of finished runs: tasks then fail aloud."
+            "Delete dangling rows",
+            "Delete rows of finished runs whose blob is missing, so that no task gets the path as its value.",
         ),
         **form.places(),
         **form.blob_places(),

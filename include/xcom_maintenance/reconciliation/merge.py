@@ -1,4 +1,4 @@
-"""Which blobs no row refers to, and which references lead nowhere: a merge of two sorted streams."""
+"""Orphan blobs and dangling references: a merge of two sorted streams."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from include.xcom_maintenance.core.reference_formats import KNOWN, BlobName, For
 
 
 class BlobKind(StrEnum):
-    """What the find phase says about one object below the base path."""
+    """What kind of object below the base path this is."""
 
     REFERENCED = "referenced"
-    #: No row refers to it, and it is old enough that no row can be on its way.
+    #: No row refers to it, and it is too old for a row to be still coming.
     ORPHAN = "orphan"
     #: No row refers to it, but it is younger than the grace period.
     TOO_YOUNG = "too young to tell"
     #: No row refers to it, but the store tells no time of modification, or one that cannot be right.
     UNKNOWN_AGE = "of unknown age"
     #: No row refers to it yet, but a task of its run may still write one.
-    UNFINISHED_RUN = "its run is not finished"
-    #: Its key is of no known backend's layout.
+    UNFINISHED_RUN = "run not finished"
+    #: Its key matches no known backend's layout.
     UNRECOGNISED = "unrecognised"
-    #: No row refers to it, but its key does not say whose it is.
-    UNOWNED = "of no named owner"
-    #: Its DAG is none that this Airflow ever knew: another Airflow's.
+    #: No row refers to it, but its key does not name a DAG, run and task.
+    UNOWNED = "unowned"
+    #: This Airflow never knew its DAG, so it belongs to another Airflow.
     FOREIGN = "foreign"
 
 
 class FoundBlob(NamedTuple):
-    """An object, what it is, and whose."""
+    """An object, its kind, and its name."""
 
     blob: Blob
     kind: BlobKind
-    #: None if its key is of no known layout; nobody asks that of a blob that is referenced.
+    #: None if its key matches no known layout, or if it is referenced and so was not parsed.
     name: BlobName | None = None
 
     def named(self, in_full: Mapping[Coordinates, Coordinates]) -> FoundBlob:
@@ -60,7 +60,7 @@ _BY_AGE = {Age.YOUNG: BlobKind.TOO_YOUNG, Age.UNKNOWN: BlobKind.UNKNOWN_AGE}
 
 @dataclass(frozen=True, slots=True)
 class UnmatchedReference:
-    """A row's reference for which the listing had no object."""
+    """A reference without an object in the listing."""
 
     reference: RowReference
 
@@ -84,7 +84,7 @@ def match(
     :param modified_before: only blobs last modified before this time (UTC) can be orphans: the time of the reference
         snapshot less the grace period.
     :param ignored_prefixes: keys below these belong to something else, such as Airflow's state store.
-    :param claims_unowned: whether blobs whose key does not say whose they are can be orphans, too.
+    :param claims_unowned: whether unowned blobs can be orphans, too.
     :param now: the clock that ``modified_before`` was taken from (UTC).
     :raises ValueError: if a stream is not sorted, since then nothing can be concluded from an absence.
     """
@@ -125,7 +125,7 @@ _HasKey = TypeVar("_HasKey", Blob, RowReference)
 
 
 def _sorted(stream: Iterable[_HasKey], name: str) -> Iterator[tuple[_HasKey, str]]:
-    """Each with its key as it sorts."""
+    """Each entry with its sort key."""
     previous = ""
     for entry in stream:
         key = in_byte_order(entry.key)

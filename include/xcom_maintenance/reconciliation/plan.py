@@ -1,8 +1,8 @@
-"""Find blobs that no row refers to and rows whose blob is gone: plan, find (by several tasks), decide.
+"""Find orphan blobs and dangling references: plan, find (several tasks), decide.
 
-``plan`` reads the references once and divides the keys; each ``find`` compares one range of keys with the listing, both
-streamed; ``decide`` joins what they found into the manifest, and lets the guard look at it. None of them changes
-anything. What the manifest names is disposed of in ``sweep_orphans``.
+``plan`` reads the references once and divides the keys into ranges. Each ``find`` compares one range with the listing,
+both streamed. ``decide`` combines their findings into the manifest and lets the guard check it. None of them changes
+anything; ``sweep_orphans`` disposes of what the manifest names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import IO, Any
 
 from include.xcom_maintenance.core.byte_order import in_byte_order
 from include.xcom_maintenance.core.records import RowReference
-from include.xcom_maintenance.flow.collector import heap_set_aside
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.flow.shards import Shard
 from include.xcom_maintenance.metadata.ports.reconciliation import UnparsableReference
@@ -32,9 +31,8 @@ _ENCODE = json.JSONEncoder(default=datetime.isoformat).encode
 # -- plan --------------------------------------------------
 
 
-@heap_set_aside()
 def plan(job: ReconciliationJob) -> None:
-    """Read the references, and divide the keys between as many tasks as there is work for.
+    """Read the references, and divide the keys between as many tasks as the work justifies.
 
     :raises ConfigurationError: if no blob store is configured.
     """
@@ -47,15 +45,15 @@ def plan(job: ReconciliationJob) -> None:
         "modified_before": (snapshot - settings.grace_period).isoformat(),
         "unparsable": None,
     }
-    # The references are put aside first, so that a long listing never holds a transaction open in the database; and
-    # only once, however many tasks compare them: to find them is most of the database's work.
+    # The references are spooled first, so that a long listing holds no database transaction open. They are read only
+    # once, however many tasks compare them: finding them is most of the database's work.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
         sample = Sample()
         with report.phase("read references"):
             try:
                 _spool(job.metadata.references(blobs.base), spool, sample, Progress(job.log, "References read"))
             except UnparsableReference as error:
-                # Without all references nothing can be said of any blob.
+                # Without all references, no blob can be called an orphan.
                 planned["unparsable"] = f"{error.where}: {error.why}"
         planned["references"] = 0 if planned["unparsable"] else sample.seen
         ranges = [] if planned["unparsable"] else _divide(job, sample)
@@ -67,7 +65,7 @@ def plan(job: ReconciliationJob) -> None:
 
 
 def _divide(job: ReconciliationJob, references: Sample) -> list[tuple[str | None, str | None]]:
-    """Ranges by where the blobs lay in the last run, which knew them all; in a first run, by where references lead."""
+    """Ranges by the keys that the last run listed; in a first run, by the keys of the references."""
     last = last_reconciliation(job)
     expected = max(references.seen, last.objects if last else 0)
     count = min(job.settings.max_shards, math.ceil(expected / job.settings.shard_blobs))
@@ -83,7 +81,7 @@ def _spool(references: Iterable[RowReference], spool: IO[str], sample: Sample, p
 
 
 def _share_out(job: ReconciliationJob, spool: IO[str], ranges: list[tuple[str | None, str | None]]) -> None:
-    """Write the references of each range where its task finds them."""
+    """Write the references of each range to a file for its task."""
     line = spool.readline() if ranges else ""
     for number, (_, before) in enumerate(ranges, 1):
         end = None if before is None else in_byte_order(before)
@@ -101,9 +99,3 @@ def split(job: ReconciliationJob) -> list[Shard]:
         {"shard": number, "first": first, "before": before}
         for number, (first, before) in enumerate(planned_parts(job)["ranges"], 1)
     ]
-
-
-# -- find --------------------------------------------------
-
-
-# -- decide --------------------------------------------------

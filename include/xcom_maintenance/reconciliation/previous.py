@@ -1,6 +1,6 @@
-"""What the last reconciliation saw, for the next one: how many references there were, and where the keys lie.
+"""What the last reconciliation saw: the number of references, and a sample of the keys.
 
-Kept beside the reports of the DAG, as ``.reconciled``, to which no run id leads.
+Stored next to the reports of the DAG, as ``.reconciled``, a name that no run id produces.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NAME = ".reconciled"
 
 @dataclass(frozen=True, slots=True)
 class LastReconciliation:
-    """Of one base path and one metadata database."""
+    """What it saw of one base path and one metadata database."""
 
     database: str
     base: str
@@ -30,9 +30,9 @@ class LastReconciliation:
 
 
 def last_reconciliation(job: ReconciliationJob) -> LastReconciliation | None:
-    """What is known; None if nothing, or of another base path or database.
+    """What the last reconciliation of this base path and database saw; None if unknown.
 
-    Never raises: what cannot be read is not known.
+    Never raises: an unreadable file counts as unknown.
     """
     with suppress(Exception):
         found = LastReconciliation(**json.loads(job.place.beside(_NAME).read_text(encoding="utf-8")))
@@ -42,8 +42,10 @@ def last_reconciliation(job: ReconciliationJob) -> LastReconciliation | None:
 
 
 def remember(place: ReportPlace, last: LastReconciliation) -> None:
-    """Keep it for the next one. Never raises: it is not worth a run."""
+    """Store it for the next run. Never raises: it is not worth failing a run for."""
     try:
         place.beside(_NAME).write_text(json.dumps(asdict(last)) + "\n", encoding="utf-8")
     except Exception as error:  # noqa: BLE001 - every file system that fsspec knows raises its own errors
-        log.warning("What this run saw could not be kept for the next: %s (report_path)", type(error).__name__)
+        log.warning(
+            "Could not save this run's reference count for the next run: %s (report_path)", type(error).__name__
+        )

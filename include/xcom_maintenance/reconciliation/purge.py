@@ -1,4 +1,4 @@
-"""Delete what has been in quarantine for long enough."""
+"""Delete what has been in quarantine long enough."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from include.xcom_maintenance.core.records import Blob
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.reconciliation.job import ReconciliationJob
 from include.xcom_maintenance.sweep.quarantine import quarantined
@@ -26,7 +27,7 @@ class Counted:
 
 
 def purge(job: ReconciliationJob) -> int:
-    """Delete what has been in quarantine for ``quarantine_days``, unless a row refers to it after all.
+    """Delete what has been in quarantine for ``quarantine_days``, unless a row refers to it again.
 
     :returns: how many could not be deleted.
     """
@@ -43,8 +44,8 @@ def purge(job: ReconciliationJob) -> int:
                 into=swept,
                 blobs=job.quarantine_store,
                 metadata=job.metadata,
-                modified_before=cutoff,  # that is when it was copied
-                progress=Progress(job.log, "Blobs in quarantine looked at"),
+                modified_before=cutoff,  # the time of the copy
+                progress=Progress(job.log, "Quarantined blobs checked"),
                 ledger=ledger,
                 formats=settings.formats,
                 original=lambda key: key.partition("/")[2],
@@ -56,9 +57,9 @@ def purge(job: ReconciliationJob) -> int:
         report.headline["quarantined_blob_bytes_deleted"] = ledger.bytes["deleted"]
     if swept.left[Kept.REFERENCED]:
         report.warnings.append(
-            f"{swept.left[Kept.REFERENCED]:,} blobs in quarantine are meant by a value again and stay there: put them "
-            "back with xcom_restore."
+            f"Referenced by a row again, and so kept in quarantine: {counted(swept.left[Kept.REFERENCED], 'blob')}. "
+            "Use xcom_restore to put them back."
         )
     if swept.left:
-        swept.describe(report, job.log, "Blobs that stay in quarantine", gone=ledger.blobs["deleted"])
+        swept.describe(report, job.log, "Blobs kept in quarantine", gone=ledger.blobs["deleted"])
     return swept.failed

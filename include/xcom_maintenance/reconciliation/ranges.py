@@ -1,4 +1,4 @@
-"""Ranges of keys for tasks that work beside each other, planned from where keys really lie."""
+"""Ranges of keys for parallel tasks, planned from where the keys really are."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-#: A sample has at most so many keys: small beside a manifest, and fine enough for a hundred ranges.
+#: The most keys in a sample: small next to a manifest, and fine enough for a hundred ranges.
 _MOST = 2_048
 
 
 @dataclass(slots=True)
 class Sample:
-    """Keys spread evenly over a sorted stream of unknown length: each n-th, where n doubles whenever there are many."""
+    """Keys spread evenly over a sorted stream of unknown length: each n-th, and n doubles when the sample is full."""
 
     keys: list[str] = field(default_factory=list)
     every: int = 1
@@ -38,12 +38,12 @@ class Sample:
 
 
 def divide(sample: Sequence[str], count: int) -> list[tuple[str | None, str | None]]:
-    """Ranges of keys, in byte order, with about as many keys of a sample each; together they hold every possible key.
+    """Ranges of keys, in byte order, with about equally many sampled keys each; together they cover every possible key.
 
-    So a DAG with very many keys is divided between several ranges, and many small DAGs share one.
+    So a DAG with very many keys is split between several ranges, and many small DAGs share one.
 
     :param sample: in any order.
-    :returns: at most ``count`` of (from this key on, before that key); None at both ends of the key space.
+    :returns: at most ``count`` pairs (from this key on, before that key); None at the ends of the key space.
     """
     keys = sorted({key for key in sample if _can_be_a_bound(key)}, key=str.encode)
     cuts = dict.fromkeys(keys[len(keys) * part // count] for part in range(1, count)) if keys else {}

@@ -12,30 +12,30 @@ from include.xcom_maintenance.settings.fields import Days, Positive, Share, no_b
 
 
 class ReconciliationSettings(CommonSettings):
-    """What counts as an orphan, what becomes of it, and above which limits a run asks first."""
+    """What counts as an orphan, what is done with it, and the limits above which a plan needs approval."""
 
     HINTS: ClassVar[dict[str, str]] = {
         "grace_period_days": "Use a number of days, at least 1",
     }
 
-    #: A blob younger than this is never an orphan: its row may still be on its way.
+    #: A blob younger than this (days) is never an orphan: its row may be still to come.
     grace_period_days: Annotated[float, BeforeValidator(no_bool), Field(ge=1, le=36_500)] = 7
-    #: Above these a reconciliation asks first; None: no limit. The share is one of the blobs.
+    #: A plan above one of these needs approval. None: no limit. The share is of all blobs.
     max_orphan_share: Share = 0.5
     max_orphan_blobs: Positive | None = None
     max_orphan_bytes: Positive | None = None
-    #: Of the references of the last reconciliation; if more have gone and left orphans, it is refused.
+    #: A plan is refused if more than this share of the last references disappeared, leaving orphans.
     max_reference_shrink: Share = 0.5
-    #: A manifest that is older is not carried out any more, as after a long wait for approval.
+    #: An older manifest is not carried out, for example after a long wait for approval.
     max_manifest_age_days: Days = 7
-    #: What becomes of an orphan: quarantine moves it beside the base path, where it stays for so many days; or delete.
+    #: quarantine moves an orphan next to the base path, where it stays for ``quarantine_days``; delete deletes it.
     disposal: Literal["quarantine", "delete"] = "quarantine"
     quarantine_days: Days = 30
-    #: Whether the rows of dangling references go, so that a task that pulls one fails aloud instead of getting a path.
+    #: Whether to delete the rows of dangling references, so that no task gets the path as its value.
     delete_dangling_rows: bool = False
-    #: A task gets at least about so many blobs to compare or orphans to sweep.
+    #: Each task gets at least about this many blobs to compare or orphans to sweep.
     shard_blobs: Positive = 250_000
-    #: Whether blobs whose names do not say whose they are can be orphans: for a base path of one Airflow alone.
+    #: Whether unowned blobs can be orphans: only for a base path that no other Airflow uses.
     claim_unowned_blobs: bool = False
 
     @property

@@ -1,4 +1,4 @@
-"""Divide the orphans of the manifest between tasks."""
+"""Split the orphans of the manifest between tasks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from include.xcom_maintenance.sweep.owner import claim
 
 
 def share_out(job: ReconciliationJob) -> list[Shard]:
-    """Divide the orphans of the manifest between tasks; the first step that changes something outside.
+    """Split the orphans of the manifest between tasks; the first step with an effect outside the report path.
 
-    :raises ConfigurationError: if the manifest is too old, or not this run's plan for what is configured now.
-    :raises ImplausiblePlan: if the base path has become somebody else's.
+    :raises ConfigurationError: if the manifest is too old, or not this run's plan for the current configuration.
+    :raises ImplausiblePlan: if another database has claimed the base path.
     """
     blobs, settings = job.blob_store, job.settings
     own_plan(job)

@@ -18,20 +18,19 @@ from include.xcom_maintenance.sweep.ledger import Ledger
 from include.xcom_maintenance.sweep.quarantine import folder_of
 from include.xcom_maintenance.sweep.sweep import Quarantine, Swept, instead_of_deleting, ledger_of, sweep
 
-#: What a task did, added up over its attempts, and over the tasks.
+#: What a task did, over all its attempts; the report adds up the tasks.
 COUNTS = ("orphans_deleted", "orphan_bytes_deleted", "orphans_quarantined", "orphan_bytes_quarantined", "failed")
 
-
-#: The phase of the tasks that worked at the same time: the longest of them.
+#: The phase of the parallel tasks: as long as the slowest one.
 SWEEPING = "sweep"
 
 
 def sweep_orphans(job: ReconciliationJob, shard: Shard) -> dict[str, Any]:
-    """Dispose of one share of the orphans; returns its figures, which are also kept where ``finish`` finds them."""
+    """Dispose of one share of the orphans. Returns its figures, and saves them for ``finish``."""
     name = f"shard-{shard['shard']}"
     figures: dict[str, Any] = dict.fromkeys(COUNTS, 0) | {"seconds": 0.0} | (job.place.read_part(name) or {})
     figures |= {"done": False, "left": {}, "failures": [], "error": "", "failed": 0}
-    # An attempt that is killed leaves no word; what an earlier one left must not say that all is done.
+    # A killed attempt writes nothing, so the figures of an earlier one must not say that the share is done.
     job.place.write_part(name, figures)
     swept = Swept()
     try:
@@ -39,7 +38,7 @@ def sweep_orphans(job: ReconciliationJob, shard: Shard) -> dict[str, Any]:
             _sweep(job, shard, name, swept, figures)
         figures["done"] = True
     except Exception as error:
-        # The text of an unknown error could quote a value.
+        # The message of an unexpected error might quote a value.
         figures["error"] = error.problem if isinstance(error, MaintenanceError) else type(error).__name__
         raise
     finally:
@@ -53,7 +52,7 @@ def _sweep(job: ReconciliationJob, shard: Shard, name: str, swept: Swept, figure
     header, lines = own_plan(job)
     settings = job.settings
     own = islice((line for line in lines if line["kind"] == "orphan"), shard["first"], shard["last"] + 1)
-    # The grace period may have been raised since the plan; the longer one counts.
+    # If the grace period was raised since the plan, the longer one counts.
     grace = datetime.fromisoformat(header["planned_at"]) - settings.grace_period
     folder = folder_of(header)
     if settings.disposal == "quarantine":
@@ -80,7 +79,7 @@ def _sweep(job: ReconciliationJob, shard: Shard, name: str, swept: Swept, figure
 def _ledger(
     job: ReconciliationJob, name: str, figures: dict[str, Any], quarantine: Quarantine | None = None
 ) -> Iterator[Ledger]:
-    """The list of what a share deletes; its figures are those of all attempts."""
+    """The ledger of a share; it updates the figures, over all attempts."""
     ledger = ledger_of(job, job.blob_store, part=name, reason="no row refers to it", quarantine=quarantine)
     with ledger:
         try:
@@ -97,12 +96,12 @@ def _candidate(line: dict[str, Any]) -> Blob:
 
 
 def figures_of(job: ReconciliationJob, name: str) -> dict[str, Any]:
-    """The figures of a share; of one that was killed, those that can be found out now."""
+    """The figures of a share; if its task was killed, as far as they can be reconstructed."""
     part = job.place.read_part(name) or {}
     if not part.get("done"):
         try:
             with _ledger(job, name, part):
                 pass
         except MaintenanceError as error:
-            job.log.warning("What %s did before it broke off cannot be found out: %s", name, error)
+            job.log.warning("Cannot reconstruct what %s did before it was interrupted: %s", name, error)
     return part

@@ -23,7 +23,7 @@ _FIGURES = {
 
 
 def describe(job: ReconciliationJob, found: Figures, references: int) -> None:
-    """Put the findings into the report and the log."""
+    """Add the findings to the report and the log."""
     report, top, now = job.report, job.settings.top_entries, datetime.now(UTC)
     orphans, dangling = found.kinds[BlobKind.ORPHAN], sum(found.dangling.values())
     report.headline = {
@@ -40,8 +40,15 @@ def describe(job: ReconciliationJob, found: Figures, references: int) -> None:
     kinds = [[kind.value, *_cells(found.kinds[kind], now)] for kind in BlobKind]
     causes = [[cause.value, *_cells(found.causes[cause], now)] for cause in Cause if found.causes[cause].objects]
     report.tables = [
-        Table("Objects below the base path", ["kind", *columns], kinds, "Only orphans are ever disposed of."),
-        Table("Orphans by probable cause", ["cause", *columns], causes, "As far as the metadata still knows."),
+        Table(
+            "Objects below the base path", ["kind", *columns], kinds, "Only orphans are ever quarantined or deleted."
+        ),
+        Table(
+            "Orphans by probable cause",
+            ["cause", *columns],
+            causes,
+            "Inferred from what the metadata database still holds.",
+        ),
         _by_dag(found, top, now),
         Table(
             "Orphan blobs",
@@ -53,7 +60,8 @@ def describe(job: ReconciliationJob, found: Figures, references: int) -> None:
             "Dangling references",
             ["DAG", "run", "task", "map index", "key", "row bytes", "age (days)", "missing blob"],
             [[*row[:6], _age(row[6], now), row[7]] for row in found.dangling_rows[:top]],
-            _first_of(dangling, top) + "The stock backend hands the path itself to a task that pulls one of these.",
+            _first_of(dangling, top)
+            + "The stock backend passes the path itself as the value to a task that pulls one of these.",
         ),
         Table(
             "Foreign, unowned and unrecognised objects",
@@ -84,12 +92,12 @@ def _by_dag(found: Figures, top: int, now: datetime) -> Table:
         "orphan blobs",
         "orphan bytes",
         "oldest orphan (days)",
-        "of them duplicates",
+        "duplicate orphans",
         "too young",
         "foreign",
         "dangling references",
     ]
-    return Table("By DAG", columns, rows[:top], f"The first {top} of {len(rows):,}." if len(rows) > top else "")
+    return Table("By DAG", columns, rows[:top], f"The top {top} of {len(rows):,} DAGs." if len(rows) > top else "")
 
 
 def _cells(count: Count, now: datetime) -> list[Any]:
@@ -97,9 +105,9 @@ def _cells(count: Count, now: datetime) -> list[Any]:
 
 
 def _first_of(total: int, top: int) -> str:
-    return f"The first {top} of {total:,}; the manifest names them all. " if total > top else ""
+    return f"The first {top} of {total:,}; the manifest lists all of them. " if total > top else ""
 
 
 def _age(moment: str | None, now: datetime) -> float | None:
-    """Days, to a tenth."""
+    """In days, to a tenth."""
     return None if moment is None else round((now - datetime.fromisoformat(moment)) / timedelta(days=1), 1)

@@ -52,7 +52,7 @@ class Archives:
         :raises StoreUnavailable: if another attempt wrote a file of the same name meanwhile.
         """
         if self.root is None:
-            raise ConfigurationError("There is no archive path", setting="archive_path", remedy="Set it")
+            raise ConfigurationError("No archive path is set", setting="archive_path", remedy="Set archive_path")
         setting = "archive_path"
         with path_errors(self.root, "written", setting=setting):
             local = self.root.protocol in {"file", "local"}
@@ -79,7 +79,7 @@ class Archives:
         :raises ConfigurationError: if there is none; it says what there is.
         """
         if not text:
-            raise self._nothing("It is not said which archive to restore")
+            raise self._nothing("No archive was chosen to restore from")
         path = storage_path(text, setting="archive") if "://" in text else self._below_root(text)
         with path_errors(path, "read", setting="archive"):
             fs: Any = path.fs
@@ -96,22 +96,22 @@ class Archives:
     def _below_root(self, text: str) -> ObjectStoragePath:
         if self.root is None:
             raise ConfigurationError(
-                f"The archive {text!r} is taken below archive_path, which is not set",
+                f"The archive {text!r} is relative to archive_path, which is not set",
                 setting="archive_path",
-                remedy="Set archive_path, or give the whole address, such as s3://conn_id@bucket/archive/xcom_cleanup",
+                remedy="Set archive_path, or give the full URL, such as s3://conn_id@bucket/archive/xcom_cleanup",
             )
         parts = text.rstrip("/").split("/")
         if {"", ".", ".."} & set(parts):
-            raise self._nothing(f"The archive {text!r} is neither an address nor a path below {self.root}")
+            raise self._nothing(f"The archive {text!r} is neither a URL nor a path below {self.root}")
         return self.root.joinpath(*parts)
 
     def _nothing(self, problem: str) -> ConfigurationError:
-        remedy = "Give the address of a folder or a file, such as s3://conn_id@bucket/archive/xcom_cleanup"
+        remedy = "Give the URL of a folder or a file, such as s3://conn_id@bucket/archive/xcom_cleanup"
         if self.root is not None:
             with path_errors(self.root, "read", setting="archive_path"):
                 there = list(_folders(self.root))
             shown = ", ".join(there[-_SHOWN:]) + (f" and {len(there) - _SHOWN:,} more" * (len(there) > _SHOWN))
-            remedy = f"Below {self.root} there is {shown or 'nothing'}"
+            remedy = f"Available below {self.root}: {shown or 'nothing'}"
         return ConfigurationError(problem, setting="archive", remedy=remedy)
 
 
@@ -251,9 +251,9 @@ class _ObjectOutput:
     def commit(self) -> str:
         if self._buffered and self._path.exists():
             raise StoreUnavailable(
-                f"Another attempt has written the archive {self._path} meanwhile",
+                f"Another attempt has written the archive {self._path} in the meantime",
                 setting="archive_path",
-                remedy="Nothing of this batch was changed; the task is retried",
+                remedy="Nothing in this batch was changed; the task is retried",
             )
         self._file.close()
         return str(self._path)

@@ -112,9 +112,9 @@ class ArchiveFile:
             version = fields["format"]
             header = ArchiveHeader(*(str(fields[name]) for name in ("database", "dag_id", "run_id", "archived_at")))
         except (ValueError, KeyError):
-            raise self._wrong("is not an archive of deleted rows: it does not begin with a header") from None
+            raise self._wrong("is not an archive of deleted rows: it has no header") from None
         if version != FORMAT:
-            raise self._wrong("was written in a format that is not known; a later version of the bundle may read it")
+            raise self._wrong("has an unknown format; a newer version of the bundle may be able to read it")
         return header
 
     def _row(self, line: bytes) -> ArchivedRow:
@@ -122,7 +122,7 @@ class ArchiveFile:
             return parse_row(line.decode())
         except (ValueError, KeyError, IndexError):
             # What is wrong with it could quote a value.
-            raise self._wrong(f"is not an archive of deleted rows: its line {self.rows + 2:,} is no row") from None
+            raise self._wrong(f"is not an archive of deleted rows: line {self.rows + 2:,} is not a row") from None
 
     def _next(self, lines: IO[bytes], *, first: bool = False) -> bytes:
         """The next line; empty at the end, be it the real one or where the file was cut or damaged."""
@@ -130,7 +130,7 @@ class ArchiveFile:
             return lines.readline(_LONGEST_LINE)
         except gzip.BadGzipFile:
             if first:
-                raise self._wrong("is not compressed by gzip") from None
+                raise self._wrong("is not gzip-compressed") from None
             return b""
         except (EOFError, zlib.error):
             return b""
@@ -141,7 +141,7 @@ class ArchiveFile:
             try:
                 raw = stack.enter_context(self._fs.open(self._path, "rb"))
             except FileNotFoundError:
-                raise self._wrong("is not there any more") from None
+                raise self._wrong("no longer exists") from None
             except Exception as error:  # noqa: BLE001 - as many kinds as fsspec knows file systems
                 raise self._wrong(f"cannot be read: {type(error).__name__}") from None
             yield stack.enter_context(gzip.open(_Readable(raw, self.name), "rb"))  # type: ignore[call-overload]
@@ -150,7 +150,7 @@ class ArchiveFile:
         return ConfigurationError(
             f"The file {self.name} {what}",
             setting="archive",
-            remedy="Choose what a cleanup wrote below archive_path",
+            remedy="Choose an archive that a cleanup wrote below archive_path",
         )
 
 
@@ -166,9 +166,9 @@ class _Readable:
             return self._raw.read(size)  # type: ignore[no-any-return]
         except Exception as error:  # noqa: BLE001 - every file system that fsspec knows raises its own errors
             raise StoreUnavailable(
-                f"The file {self._name} could not be read to its end: {type(error).__name__}",
+                f"The file {self._name} could not be read to the end: {type(error).__name__}",
                 setting="archive",
-                remedy="Rows that were restored stay; a re-run goes on",
+                remedy="Rows restored so far are kept; another run continues from there",
             ) from None
 
     def seekable(self) -> bool:

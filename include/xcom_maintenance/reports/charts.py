@@ -1,25 +1,25 @@
-"""The charts of a report as SVG, drawn by pygal: no script, nothing to load, colours that the page chooses."""
+"""The charts of a report as SVG, drawn by pygal: no scripts, nothing to load, coloured by the page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from math import ceil, floor, log2, log10
 from typing import Any
 
 from include.xcom_maintenance.reports.markdown import figure
 from include.xcom_maintenance.reports.report import Chart
 
-#: How many colours the stylesheet has; series beyond them would look alike, and their figures are in the table.
+#: How many colours the stylesheet has; further series would look alike, and the table has their figures.
 MAX_SERIES = 8
 _HORIZONTAL_BAR = 34  # pixels of a bar and the space around it
 
 
 @dataclass(frozen=True, slots=True)
 class _Size:
-    """One drawing of a chart: text keeps its size, so that a phone needs a drawing of its own."""
+    """One drawing of a chart: text keeps its size, so phones need a separate drawing."""
 
     name: str
     width: int
@@ -34,7 +34,7 @@ _SIZES = (_Size("wide", 1040, 40, 8, 10, 1.1), _Size("narrow", 350, 17, 3, 3, 1.
 
 
 def installed() -> bool:
-    """Whether there is what draws."""
+    """Whether pygal is installed."""
     try:
         import pygal  # noqa: F401 - only to see whether it is there
     except ImportError:  # the bundle was updated without its requirements
@@ -63,14 +63,14 @@ def columns(chart: Chart) -> dict[str, list[float | None]]:
 
 
 def written(chart: Chart, value: float | None) -> str:
-    """A figure of a chart for people."""
+    """A figure of a chart, formatted for people."""
     if value is None:
         return "-"
     return figure(chart.unit, round(value, 3)) + _suffix(chart.unit)
 
 
 def _suffix(unit: str) -> str:
-    """What a figure does not say by itself."""
+    """The unit, where the formatted figure does not include it."""
     return f" {unit}" if unit and not {"bytes", "share"} & set(unit.split()) else ""
 
 
@@ -82,7 +82,7 @@ def _draw(chart: Chart, size: _Size) -> str:
     if chart.kind == "line" and moments:
         drawing = _line(chart, size, names, moments)
     else:
-        drawing = _bars(chart, size, names, upright=bool(moments))
+        drawing = _bars(chart, size, names, moments)
     root = drawing.render_tree()
     _clean(root, chart)
     root.set("class", f"chart {size.name}")
@@ -94,8 +94,10 @@ def _draw(chart: Chart, size: _Size) -> str:
     return text
 
 
-def _bars(chart: Chart, size: _Size, names: list[str], *, upright: bool) -> Any:
+def _bars(chart: Chart, size: _Size, names: list[str], moments: Sequence[datetime]) -> Any:
     import pygal
+
+    upright = bool(moments)
 
     several = len(names) > 1
     kinds = (pygal.StackedBar, pygal.Bar) if upright else (pygal.HorizontalStackedBar, pygal.HorizontalBar)
@@ -118,7 +120,8 @@ def _bars(chart: Chart, size: _Size, names: list[str], *, upright: bool) -> Any:
     order = list(range(len(labels))) if upright else list(reversed(range(len(labels))))
     if upright:
         every = max(1, ceil(len(labels) / size.dates))
-        drawing.x_labels = [labels[i][:10] if n % every == 0 else "" for n, i in enumerate(order)]
+        texts = iter(_dated([moments[i] for i in order[::every]], size))
+        drawing.x_labels = [next(texts) if n % every == 0 else "" for n in range(len(order))]
     else:
         drawing.x_labels = [_shortened(labels[i], size.label_length) for i in order]
     for name, column in zip(names, series, strict=True):
@@ -134,7 +137,6 @@ def _line(chart: Chart, size: _Size, names: list[str], moments: Sequence[datetim
 
     values = [value for series in chart.series.values() for value in series if value is not None]
     first, last = min(moments), max(moments)
-    dates = [first + (last - first) * n / (size.dates - 1) for n in range(size.dates)] if first < last else [first]
     ticks = _ticks(values, chart.unit, 5)
     drawing = pygal.DateTimeLine(
         **_look(chart, size),
@@ -142,10 +144,9 @@ def _line(chart: Chart, size: _Size, names: list[str], moments: Sequence[datetim
         y_labels=ticks,
         range=(0, ticks[-1]),
         dots_size=3 if size.name == "wide" else 2,
-        x_value_formatter=lambda moment: f"{moment:%Y-%m-%d}" if size.name == "wide" else f"{moment:%m-%d}",
         allow_interruptions=True,
     )
-    drawing.x_labels = dates
+    drawing.x_labels = [{"value": tick, "label": label} for tick, label in _time_ticks(first, last, size)]
     for name, series in zip(names, chart.series.values(), strict=True):
         points = zip(moments, series, chart.labels, strict=True)
         drawing.add(
@@ -157,6 +158,34 @@ def _line(chart: Chart, size: _Size, names: list[str], moments: Sequence[datetim
             ],
         )
     return drawing
+
+
+def _time_ticks(first: datetime, last: datetime, size: _Size) -> list[tuple[datetime, str]]:
+    """The ticks of a time axis, and their labels: dates if they differ, else times of day."""
+    if first == last:
+        return [(first, _dated([first], size)[0])]
+    midnight = datetime.combine(first.date(), datetime.min.time(), UTC) + timedelta(days=first.time() != time.min)
+    days = (last - midnight).days + 1  # midnights from the first to the last moment
+    if days > 2:
+        step = ceil(days / size.dates)
+        ticks = [midnight + timedelta(days=n) for n in range(0, days, step)]
+    else:
+        ticks = [first + (last - first) * n / (size.dates - 1) for n in range(size.dates)]
+    return list(zip(ticks, _dated(ticks, size), strict=True))
+
+
+def _dated(moments: Sequence[datetime], size: _Size) -> list[str]:
+    """Labels for moments in order: their dates, or if some share a day, times of day with each date once."""
+    date = "%Y-%m-%d" if size.name == "wide" else "%m-%d"
+    days = [moment.date() for moment in moments]
+    if len(set(days)) == len(days):
+        return [f"{moment:{date}}" for moment in moments]
+    clock = "%H:%M" if len({f"{moment:%Y-%m-%d %H:%M}" for moment in moments}) == len(moments) else "%H:%M:%S"
+    before = [None, *days[:-1]]
+    return [
+        f"{moment:{clock}}" if day == earlier else f"{moment:{date} {clock}}"
+        for moment, day, earlier in zip(moments, days, before, strict=True)
+    ]
 
 
 def _look(chart: Chart, size: _Size) -> dict[str, Any]:
@@ -180,7 +209,7 @@ def _look(chart: Chart, size: _Size) -> dict[str, Any]:
 
 
 def _clean(root: Any, chart: Chart) -> None:
-    """Take out script, style and what only a script would read; what a bar says is shown when it is pointed at."""
+    """Remove script, style and what only scripts use; the figure of a bar becomes its tooltip."""
     for parent in list(root.iter()):
         for child in list(parent):
             kind = child.tag if isinstance(child.tag, str) else "comment"
@@ -211,7 +240,7 @@ def _texts_of_values(root: Any) -> Iterator[Any]:
 
 
 def _ticks(values: Sequence[float], unit: str, count: int) -> list[float]:
-    """Round numbers from zero to at least the largest value, in about ``count`` steps; of bytes, powers of two."""
+    """Round numbers from zero to at least the largest value, in about ``count`` steps; powers of two for bytes."""
     top = max(values, default=0) or 1
     if "bytes" in unit.split():
         step = 2.0 ** max(0, ceil(log2(top / count)))
@@ -224,7 +253,7 @@ def _ticks(values: Sequence[float], unit: str, count: int) -> list[float]:
 
 
 def _moments(labels: Sequence[str]) -> list[datetime]:
-    """The labels as moments if all of them are ISO dates, else none."""
+    """The labels as moments if all are ISO dates, else nothing."""
     with suppress(ValueError):
         found = [datetime.fromisoformat(label) for label in labels]
         return [m.astimezone(UTC) if m.tzinfo else m.replace(tzinfo=UTC) for m in found]
@@ -232,11 +261,11 @@ def _moments(labels: Sequence[str]) -> list[datetime]:
 
 
 def _shortened(text: str, length: int) -> str:
-    """Both ends of a long name: what tells two of them apart may be at either."""
+    """Both ends of a long name: names may differ at either end."""
     head = (length - 1) * 3 // 5
     return text if len(text) <= length else f"{text[:head]}…{text[head + 1 - length :]}"
 
 
 def _printable(text: str) -> str:
-    """Names that users chose can hold what no XML may."""
+    """User-chosen names may contain characters that XML does not allow."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -1,4 +1,4 @@
-"""When a DAG first ran, and when a run of it last enforced: a DAG can be green for months and have deleted nothing.
+"""When a DAG first ran, and when it last enforced: a DAG can be green for months without deleting anything.
 
 Kept beside the reports of the DAG, as ``.enforcement``. No run id leads to a file that begins with a dot, and whoever
 collects the reports as ``*.json`` does not find it among them.
@@ -36,7 +36,7 @@ class Enforcement:
         return (now - (self.last_enforced or self.first_run)).days
 
     def warning(self, *, now: datetime, limit_days: float | None, mode: str) -> str | None:
-        """What to say if it has been too long.
+        """The warning if it has been too long.
 
         :param limit_days: None for never.
         :param mode: of the run that asks.
@@ -45,14 +45,14 @@ class Enforcement:
         if limit_days is None or days < limit_days:
             return None
         since = (
-            f"the last one ended on {self.last_enforced:%Y-%m-%d}"
+            f"the last one finished on {self.last_enforced:%Y-%m-%d}"
             if self.last_enforced
-            else f"there has been none since the first run, on {self.first_run:%Y-%m-%d}"
+            else f"none has since the first run on {self.first_run:%Y-%m-%d}"
         )
         remedy = (
-            "This run is to enforce; if it does not either, the reports of earlier runs say what stopped them"
+            "This run is in enforce mode; if it does not finish either, the reports of earlier runs say why"
             if mode == "enforce"
-            else "Read a report and set mode to enforce, or set warn_not_enforced_days to null if reports will do"
+            else "Review a report and set mode to enforce, or set warn_not_enforced_days to null to only report"
         )
         return f"{WARNING}{days} days: {since}, so the table keeps growing. {remedy}."
 
@@ -72,7 +72,7 @@ def enforcement_of(place: ReportPlace, *, now: datetime, enforced: bool = False)
         path.write_text(json.dumps({"first_run": known.first_run.isoformat(), "last_enforced": last}) + "\n")
     except Exception as error:  # noqa: BLE001 - every file system that fsspec knows raises its own errors
         log.warning(
-            "When this DAG last enforced could not be written down: %s (setting: report_path)", type(error).__name__
+            "The date of the last enforced run could not be saved: %s (setting: report_path)", type(error).__name__
         )
     return known
 

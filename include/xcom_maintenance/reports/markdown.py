@@ -1,4 +1,4 @@
-"""A report as Markdown, for the people who read it in a bucket, a log or a chat."""
+"""A report as Markdown, for reading in a bucket, a log or a chat."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from include.xcom_maintenance.reports.report import Report, Table
 
 #: What each status means, for people.
 STATUS_WORDS = {
-    "running": "still running, or killed while it ran",
+    "running": "running, or killed while running",
     "reported": "report only: nothing was changed",
-    "planned": "planned; the changes have not been made yet, or the run was killed while it made them",
+    "planned": "planned; the plan has not been carried out yet, or the run was killed on the way",
     "waiting": "waiting for approval; nothing has been changed yet",
     "rejected": "REJECTED: nothing was changed",
     "enforced": "enforced",
@@ -25,7 +25,7 @@ STATUS_WORDS = {
 def render(report: Report, *, short: bool = False) -> str:
     """The report, most important first.
 
-    :param short: leave out what does not help to decide about the plan.
+    :param short: leave out what does not help to decide on the plan.
     """
     parts = [f"# {report.dag_id}: {STATUS_WORDS.get(report.status, report.status)}"]
     span = f"Run `{report.run_id}`, started {report.started_at}"
@@ -54,12 +54,12 @@ def render(report: Report, *, short: bool = False) -> str:
 
 
 def label(name: str) -> str:
-    """A figure's name for people."""
+    """The name of a figure, formatted for people."""
     return name.replace("_", " ").replace(" kb", " KB")
 
 
 def figure(name: str, value: Any) -> str:
-    """A figure for people: byte counts with a unit, numbers with thousands separators."""
+    """A figure, formatted for people: byte counts with a unit, numbers with thousands separators."""
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -79,7 +79,7 @@ def _table(table: Table) -> str:
     if not table.rows:
         return "\n".join([*lines, "None."])
     lines.append("| " + " | ".join(table.columns) + " |")
-    # Right-align what is numbers all the way down.
+    # Right-align columns that hold only numbers.
     lines.append(
         "|"
         + "|".join(
@@ -95,7 +95,7 @@ def _table(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Keep names that users chose from breaking a table or being read as mark-up."""
+    """Keep user-chosen names from breaking a table or being read as markup."""
     for character in "\\|<>*[":
         text = text.replace(character, "\\" + character)
     return text.replace("\n", " ").replace("\r", " ")

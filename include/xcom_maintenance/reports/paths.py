@@ -68,9 +68,9 @@ def path_errors(path: ObjectStoragePath, verb: str, *, setting: str) -> Iterator
         raise
     except Exception as error:  # noqa: BLE001 - every file system that fsspec knows raises its own errors
         # What they say may hold credentials.
-        remedy = f"Set it to a place that exists and that the workers may write, such as {_examples(setting)}"
+        remedy = f"Set it to an existing place that the workers can write to, such as {_examples(setting)}"
         if isinstance(error, ImportError):
-            remedy = f"Install the package that knows {path.protocol}://, or set it to another place"
+            remedy = f"Install the package that supports {path.protocol}://, or set it to another place"
         raise ConfigurationError(
             f"The {setting.replace('_', ' ')} {path} cannot be {verb}: {type(error).__name__}",
             setting=setting,

@@ -190,7 +190,7 @@ class ReportPlace:
                             yield line
             except FileNotFoundError:
                 raise ConfigurationError(
-                    f"The manifest {manifest} is not there",
+                    f"The manifest {manifest} does not exist",
                     setting="report_path",
                     remedy="The tasks of a run may run on different workers: set report_path to a place that all "
                     "workers share, such as a bucket",
@@ -199,7 +199,7 @@ class ReportPlace:
                 complete = False
         if not complete:
             raise UnreadableManifest(
-                f"The manifest {manifest} is cut short",
+                f"The manifest {manifest} is incomplete",
                 setting="report_path",
                 remedy="Run the DAG again for a new plan",
             )

@@ -1,4 +1,4 @@
-"""What a run says about itself, in a form that JSON and Markdown share."""
+"""The report of a run, the common source of its JSON, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def _now() -> str:
 
 
 class Approval(StrEnum):
-    """What became of a plan above a limit."""
+    """What happened to a plan above a limit."""
 
     NEEDED = "needed"
-    UNASKED = "not asked for: on_limit is approve"
+    UNASKED = "not required: on_limit is approve"
     GIVEN = "approved"
     REJECTED = "rejected"
-    TIMED_OUT = "rejected: nobody answered in time"
+    TIMED_OUT = "rejected: no answer in time"
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Table:
 
 @dataclass(slots=True)
 class Chart:
-    """A picture of a report, for the forms that can show one."""
+    """A chart of a report, for the formats that can show one."""
 
     title: str
     #: bar: a value for each label; stacked: several for each label; line: over time.
@@ -102,7 +102,7 @@ class Report:
             self.phases.append({"name": name, "seconds": round(time.monotonic() - start, 3)})
 
     def put(self, table: Table, *, first: bool = False) -> None:
-        """Add a table, in the place of one with the same title: a second attempt does not say things twice."""
+        """Add a table, replacing one with the same title: a second attempt does not repeat it."""
         self.tables = [other for other in self.tables if other.title != table.title]
         self.tables.insert(0 if first else len(self.tables), table)
 
@@ -120,7 +120,7 @@ class Report:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Report:
-        """Read back what ``to_json`` wrote, so that the next task goes on with the same report."""
+        """Read back what ``to_json`` wrote, so that the next task continues the same report."""
         tables = [Table(**table) for table in data.pop("tables", [])]
         charts = [Chart(**chart) for chart in data.pop("charts", [])]
         return cls(**data, tables=tables, charts=charts)

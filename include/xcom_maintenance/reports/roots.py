@@ -38,7 +38,7 @@ def _root(settings: CommonSettings, text: str, setting: str, what: str) -> Objec
         raise ConfigurationError(
             f"The {setting.replace('_', ' ')} {text!r} lies below {where}",
             setting=setting,
-            remedy=f"Put the {what} beside the blobs, not among them",
+            remedy=f"Keep the {what} outside the blob base path",
         )
     return root
 

@@ -1,1 +1,1 @@
-"""``xcom_restore``: put back archived rows, or blobs from the quarantine."""
+"""``xcom_restore``: restore archived rows, or blobs from quarantine."""

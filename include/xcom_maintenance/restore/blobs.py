@@ -1,4 +1,4 @@
-"""Put back blobs that a reconciliation moved into quarantine: the other half of ``xcom_restore``."""
+"""Restore blobs that a reconciliation moved to quarantine: the other half of ``xcom_restore``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.errors import ConfigurationError, PartialFailure
 from include.xcom_maintenance.core.records import Blob, Coordinates
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.reports.report import Table
 from include.xcom_maintenance.restore.job import RestoreJob
@@ -26,7 +27,7 @@ _MANIFEST = ".manifest.jsonl.gz"
 
 
 def plan(job: RestoreJob) -> None:
-    """Find the blobs that could return, and write them down. Changes nothing.
+    """Find the blobs that can be restored, and write them down. Changes nothing.
 
     Whoever owns the base path, what is in quarantine may return: nothing is overwritten or lost by that. Only the owner
     takes it out of the quarantine.
@@ -64,31 +65,31 @@ def plan(job: RestoreJob) -> None:
             "a base path of its own."
         )
     rows = sorted(([dag_id, *row] for dag_id, row in by_dag.items()), key=lambda row: -row[1])
-    report.put(Table("Blobs in quarantine that could return", ["DAG", "blobs", "bytes"], rows[: settings.top_entries]))
+    report.put(Table("Quarantined blobs to restore", ["DAG", "blobs", "bytes"], rows[: settings.top_entries]))
     report.finish("planned" if job.enforcing else "reported")
 
 
 def _folder(job: RestoreJob, text: str) -> str | None:
-    """The folder of the quarantine that the form names; None for all."""
+    """The quarantine folder that the form names; None for all."""
     if text.strip().lower() == "all":
         return None
     name = text.strip().rstrip("/").rsplit("/", 1)[-1]
     if FOLDER.fullmatch(name):
         return name
-    # A manifest by its name, or a run id, which may hold slashes of its own.
+    # The name of a manifest, or a run id, which may contain slashes.
     run_id = name.removesuffix(_MANIFEST) if name.endswith(_MANIFEST) else text.strip()
     for dag_id in _MOVERS:
         with suppress(ConfigurationError):
             return folder_of(next(job.place.of(dag_id, run_id).read_manifest()))
     raise ConfigurationError(
-        f"There is no manifest of a run {run_id!r} of {' or '.join(_MOVERS)}",
+        f"There is no manifest for run {run_id!r} of {' or '.join(_MOVERS)}",
         setting="quarantine",
-        remedy="Name a run id, a manifest, or a folder of the quarantine; or say all",
+        remedy="Enter a run id, a manifest, a quarantine folder, or all",
     )
 
 
 def _newest_first(job: RestoreJob, chosen: str | None) -> Iterator[tuple[Blob, str]]:
-    """Blobs with their origins; where two have the same, the one that was moved last returns."""
+    """Blobs with their original keys. Of several with the same key, the one quarantined last is restored."""
     formats = returning(job)
     found = () if chosen else quarantined(job, formats)
     folders = [chosen] if chosen else sorted({blob.key.partition("/")[0] for blob in found}, reverse=True)
@@ -120,13 +121,13 @@ def _batches(stream: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def apply(job: RestoreJob) -> None:
-    """Copy the blobs of the plan back, each unless a blob is there, and take them out of the quarantine if it is ours.
+    """Copy the planned blobs back, unless there is a blob at the key already, and remove them from our quarantine.
 
-    :raises PartialFailure: if some could not be put back.
+    :raises PartialFailure: if some could not be restored.
     """
     blobs, quarantine, figures = job.blob_store, job.quarantine_store, job.report.headline
     for name in ("blobs_restored", "blob_bytes_restored"):
-        figures.setdefault(name, 0)  # a second attempt adds to what the first one did
+        figures.setdefault(name, 0)  # a second attempt adds to the first
     failed = 0
     with job.report.phase("restore blobs"):
         _, lines = job.own_plan()
@@ -139,12 +140,12 @@ def apply(job: RestoreJob) -> None:
     there = figures["blobs_to_restore"] - figures["blobs_restored"] - failed
     reasons = {"a blob is there already": there, "it changed or went from the quarantine": failed}
     if rows := [[why, number] for why, number in reasons.items() if number > 0]:
-        job.report.put(Table("Blobs that did not return", ["reason", "blobs"], rows), first=True)
+        job.report.put(Table("Blobs not restored", ["reason", "blobs"], rows), first=True)
     if failed:
         raise PartialFailure(
-            f"{failed:,} blobs could not be put back, {figures['blobs_restored']:,} were",
+            f"Could not restore {counted(failed, 'blob')} (restored {figures['blobs_restored']:,})",
             setting="blob_base_path",
-            remedy="They changed or went while the run was under way; run the DAG again",
+            remedy="Blobs in quarantine changed or were deleted during the run. Run the DAG again",
         )
     job.report.finish("enforced")
 
@@ -152,14 +153,16 @@ def apply(job: RestoreJob) -> None:
 def _put_back(
     lines: list[dict[str, Any]], blobs: BlobStore, quarantine: BlobStore, figures: dict[str, Any], *, takes_out: bool
 ) -> int:
-    """Returns how many could not be put back.
+    """Returns how many could not be restored.
 
-    :param takes_out: whether what is back is taken out of the quarantine.
+    :param takes_out: whether restored blobs are removed from quarantine.
     """
     there = {found.key for found in blobs.head([line["origin"] for line in lines])}
     back, failed = [], 0
     for line in lines:
-        if line["origin"] in there:  # by an earlier attempt, or anew: a blob that is there is never touched
+        if (
+            line["origin"] in there
+        ):  # restored by an earlier attempt, or written anew: an existing blob is never touched
             continue
         modified = datetime.fromisoformat(line["last_modified"]) if line["last_modified"] else None
         blob = Blob(line["key"], line["bytes"], modified, line["version"])

@@ -1,8 +1,8 @@
-"""Put back rows that a cleanup deleted and archived.
+"""Restore rows that a cleanup deleted and archived.
 
-``plan`` reads the archive and counts; ``apply`` reads the same files again and restores, the newest file first: where
-two hold the same row, the value that was there last returns. A row that is there is never touched, so a run that is
-killed and run again ends in the same state.
+``plan`` reads the archive and counts. ``apply`` reads the same files again and restores, newest file first: if several
+hold the same row, its last value is restored. Existing rows are never touched, so a run that is killed and repeated
+ends in the same state.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.blob_uri import BlobUri, InvalidBlobUri
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
 from include.xcom_maintenance.core.records import ArchivedRow
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.courtesy import Courtesy
 from include.xcom_maintenance.flow.guard import Objection
 from include.xcom_maintenance.flow.progress import Progress
@@ -26,31 +27,32 @@ from include.xcom_maintenance.reports.report import Table
 from include.xcom_maintenance.restore.job import RestoreJob
 from include.xcom_maintenance.retention.current import policy_of
 
-_BLOB_GONE = "its blob is gone"
+_BLOB_MISSING = "blob missing"
 _OUTCOMES = {
     "rows_to_restore": Return.POSSIBLE,
     "rows_there_already": Return.EXISTS,
     "rows_whose_run_is_gone": Return.NO_RUN,
     "rows_whose_task_instance_is_gone": Return.NO_TASK_INSTANCE,
-    "rows_whose_blob_is_gone": _BLOB_GONE,
+    "rows_whose_blob_is_gone": _BLOB_MISSING,
 }
+_COLUMNS = ["can be restored", "already in the table", "run deleted", "task instance deleted", "blob missing"]
 
 
 # -- plan --------------------------------------------------
 
 
 def plan(job: RestoreJob) -> None:
-    """Find out which rows of the archive could return, and write it down. Changes nothing."""
+    """Find out which archived rows can be restored, and write it down. Changes nothing."""
     report, settings = job.report, job.settings
     with report.phase("find the archive"):
-        # By their headers, which also shows a file that is none before anything else is done.
+        # The headers also reveal a file that is no archive, before anything else is done.
         files = [(file, file.header()) for file in job.archives.find(settings.archive)]
         files.sort(key=lambda item: (item[1].archived_at if item[1] else "", item[0].name), reverse=True)
     found: Counter[tuple[str, str]] = Counter()
     figures: Counter[str] = Counter(files=len(files))
     with report.phase("plan"), job.place.write_manifest() as manifest:
         manifest.add(**job.plan_header("restore", job.metadata.now()))
-        progress = Progress(job.log, "Archived rows looked at")
+        progress = Progress(job.log, "Archived rows checked")
         for file, header in files:
             before = found.total()
             if header is None or header.database == job.identity.owner:
@@ -76,14 +78,14 @@ def _batches(job: RestoreJob, file: ArchiveFile) -> Iterator[list[ArchivedRow]]:
 
 
 def _count(file: ArchiveFile) -> int:
-    """The rows of a file that is not for us."""
+    """How many rows a file of another database has."""
     for _ in file.batches(max_rows=1, max_bytes=1, wanted=lambda *_: False):
         pass
     return file.rows
 
 
 def _outcomes(job: RestoreJob, rows: Sequence[ArchivedRow]) -> list[str]:
-    """What would become of each row now: a ``Return``, or that its blob is gone."""
+    """The outcome for each row now: a ``Return``, or that its blob is missing."""
     outcomes: list[str] = list(job.metadata.restorable(rows))
     if job.blobs is not None:
         keys = {
@@ -94,8 +96,8 @@ def _outcomes(job: RestoreJob, rows: Sequence[ArchivedRow]) -> list[str]:
         there = {blob.key for blob in job.blobs.head(list(dict.fromkeys(keys.values())))} if keys else set()
         for number, key in keys.items():
             if key not in there:
-                # A task that pulls it would be given the path as if that were the value.
-                outcomes[number] = _BLOB_GONE
+                # A task that pulls it would get the path as its value.
+                outcomes[number] = _BLOB_MISSING
     return outcomes
 
 
@@ -111,7 +113,7 @@ def _blob_of(row: ArchivedRow, blobs: BlobStore) -> str | None:
 
 
 def _describe(job: RestoreJob, found: Counter[tuple[str, str]], figures: Counter[str]) -> None:
-    """Put what was found into the report and the log."""
+    """Add what was found to the report and the log."""
     report, top = job.report, job.settings.top_entries
     totals: Counter[str] = Counter()
     for (_, outcome), rows in found.items():
@@ -129,17 +131,17 @@ def _describe(job: RestoreJob, found: Counter[tuple[str, str]], figures: Counter
         for dag_id, _ in groupby(sorted(dag_id for dag_id, _ in found))
     ]
     by_dag.sort(key=lambda row: -row[1])
-    note = f"The first {top} of {len(by_dag)}." if len(by_dag) > top else ""
-    report.put(Table("Archived rows, by DAG", ["DAG", *_OUTCOMES.values()], by_dag[:top], note))
+    note = f"The top {top} of {len(by_dag):,} DAGs." if len(by_dag) > top else ""
+    report.put(Table("Archived rows, by DAG", ["DAG", *_COLUMNS], by_dag[:top], note))
     if figures["files_cut_short"]:
         report.warnings.append(
-            f"{figures['files_cut_short']:,} files of the archive are cut short or damaged; what can be read of them "
-            "is restored. The manifest names them."
+            f"{counted(figures['files_cut_short'], 'archive file')} cut short or damaged, as listed in the manifest. "
+            "Whatever can be read is restored."
         )
     if job.blobs is None:
         report.warnings.append(
-            "No blob store is configured (blob_base_path, or [common.io] xcom_objectstorage_path), so nobody looks "
-            "whether the blobs that rows refer to are still there."
+            "No blob store is configured (blob_base_path, or [common.io] xcom_objectstorage_path), so the plan does "
+            "not check whether the blobs that the rows refer to still exist."
         )
     _warn_of_the_next_cleanup(job, found)
     job.log.info("Plan: %s", ", ".join(f"{name}: {value:,}" for name, value in report.headline.items()))
@@ -155,8 +157,8 @@ def _warn_of_the_next_cleanup(job: RestoreJob, found: Counter[tuple[str, str]]) 
     if loose:
         shown = ", ".join(loose[:5]) + (f" and {len(loose) - 5:,} more" * (len(loose) > 5))
         job.report.warnings.append(
-            "Rows return with the timestamps that they had, so the next enforcing cleanup would delete them again, "
-            f"unless a rule with hold: true comes first in retention for these DAGs: {shown}."
+            "Restored rows keep their original timestamps, so the next enforcing cleanup would delete them again. To "
+            f"prevent that, put a retention rule with hold: true first for these DAGs: {shown}."
         )
 
 
@@ -164,10 +166,10 @@ def _judge(job: RestoreJob, headers: Sequence[ArchiveHeader]) -> list[Objection]
     others = Counter(header.database for header in headers if header.database != job.identity.owner)
     return [
         Objection(
-            f"{files:,} files of the archive hold rows of the metadata database {database}, but the connection leads "
-            f"to {job.identity.owner}",
+            f"The archive has {counted(files, 'file')} from the metadata database {database}, but the connection "
+            f"points to {job.identity.owner}",
             "archive",
-            "Choose an archive of this database, or correct metadata_conn_id",
+            "Choose an archive of this database, or fix metadata_conn_id",
         )
         for database, files in others.items()
     ]
@@ -177,13 +179,13 @@ def _judge(job: RestoreJob, headers: Sequence[ArchiveHeader]) -> list[Objection]
 
 
 def apply(job: RestoreJob) -> None:
-    """Restore from the files that the plan names, as far as rows still can return.
+    """Restore those rows of the planned files that still can be restored.
 
-    :raises ConfigurationError: if a file is not there any more, or the manifest is not this run's plan.
+    :raises ConfigurationError: if a file no longer exists, or the manifest is not this run's plan.
     """
     figures = job.report.headline
     for name in ("rows_restored", "transactions", "longest_transaction_seconds"):
-        figures.setdefault(name, 0)  # a second attempt adds to what the first one did
+        figures.setdefault(name, 0)  # a second attempt adds to the first
     with job.report.phase("restore rows"):
         _, lines = job.own_plan()
         there = {file.name: file for file in job.archives.find(job.settings.archive)}
@@ -192,20 +194,23 @@ def apply(job: RestoreJob) -> None:
         for line in lines:
             if line["file"] not in there:
                 raise ConfigurationError(
-                    f"The file {line['file']} of the archive is not there any more",
+                    f"The archive file {line['file']} no longer exists",
                     setting="archive",
-                    remedy="Run the DAG again for a new plan; what was restored stays",
+                    remedy="Run the DAG again for a new plan. Rows already restored stay",
                 )
             _restore(job, there[line["file"]], figures, progress, courtesy)
-    job.log.info("Restored %s rows in %s transactions", f"{figures['rows_restored']:,}", figures["transactions"])
+    job.log.info(
+        "Restored %s in %s", counted(figures["rows_restored"], "row"), counted(figures["transactions"], "transaction")
+    )
     job.report.finish("enforced")
 
 
 def _restore(
     job: RestoreJob, file: ArchiveFile, figures: dict[str, Any], progress: Progress, courtesy: Courtesy
 ) -> None:
-    """
-    :raises StoreUnavailable: if the database stays busy with others.
+    """Restore the rows of one file.
+
+    :raises StoreUnavailable: if the database stays busy with other work.
     """
     header = file.header()
     if header is None or header.database != job.identity.owner:
@@ -216,7 +221,8 @@ def _restore(
             continue
         if not courtesy.go_on():
             raise StoreUnavailable(
-                f"Not all rows were restored: {courtesy.stopped}", remedy="What returned stays; a re-run goes on"
+                f"Not all rows were restored: {courtesy.stopped}",
+                remedy="Rows already restored stay. Run the DAG again for the rest",
             )
         started = time.monotonic()
         restored = job.metadata.restore(going)

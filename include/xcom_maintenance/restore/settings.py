@@ -1,4 +1,4 @@
-"""The settings of ``xcom_restore``; what returns is chosen in the trigger form alone."""
+"""The settings of ``xcom_restore``. What to restore is chosen only in the trigger form."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from include.xcom_maintenance.settings.fields import Choice, Place
 
 
 class RestoreSettings(RetentionSettings):
-    """With the retention rules, since the next cleanup goes by them."""
+    """Includes the retention rules, since the next cleanup applies them."""
 
     FORM_ONLY: ClassVar[frozenset[str]] = frozenset({"archive", "quarantine", "dag_ids", "run_ids", "task_ids"})
     OWN_MODE: ClassVar[bool] = True
     NOT_SHOWN: ClassVar[frozenset[str]] = frozenset({"archive"})
 
-    #: A folder or a file of an archive; what is no address is taken below archive_path.
+    #: An archive folder or file; a relative path is taken below archive_path.
     archive: Place | None = None
-    #: Blobs instead of rows: what a run of the reconciliation put into quarantine, by its run id, its manifest or the
-    #: folder in the quarantine; or all.
+    #: Restore blobs instead of rows: the run id, manifest or quarantine folder of a reconciliation run, or all.
     quarantine: Annotated[str, Field(min_length=1)] | None = None
     #: Globs of what to restore; empty: everything.
     dag_ids: Choice = ()

@@ -1,4 +1,4 @@
-"""The two steps of a restore, of rows from an archive or of blobs from the quarantine."""
+"""The two steps of a restore: rows from an archive, or blobs from quarantine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from include.xcom_maintenance.restore.job import RestoreJob
 
 
 def plan(job: RestoreJob) -> None:
-    """Find out what could return, and write it down; changes nothing."""
+    """Find out what can be restored, and write it down; changes nothing."""
     (rows if job.settings.quarantine is None else blobs).plan(job)
 
 
 def apply(job: RestoreJob) -> None:
-    """Put it back."""
+    """Restore it."""
     (rows if job.settings.quarantine is None else blobs).apply(job)

@@ -1,1 +1,1 @@
-"""The retention rules and what they say about each run: for the cleanup, the audit and the restore."""
+"""The retention rules and their verdict on each run: for the cleanup, the audit and the restore."""

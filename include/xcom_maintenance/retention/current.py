@@ -1,4 +1,4 @@
-"""The retention policy that is configured now."""
+"""The retention policy as configured now."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from include.xcom_maintenance.retention.settings import RetentionSettings
 
 
 def policy_of(job: Job[RetentionSettings, RetentionMetadata], now: datetime) -> Policy:
-    """The rules that are configured now, as they were at a point in time."""
+    """The rules as configured now, applied at a point in time."""
     rules = job.settings.rules()
     tags = job.metadata.dag_tags() if any(rule.tags or rule.exclude_tags for rule in rules) else {}
     return Policy(rules, now=now, tags=tags)

@@ -1,6 +1,6 @@
-"""Which rows go and which stay, and why. Pure: the time is an argument.
+"""Which rows are deleted and which are kept, and why. Pure: the time is an argument.
 
-The design follows borg's ``prune``: every verdict carries its reason.
+As in borg's ``prune``, every verdict carries its reason.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from include.xcom_maintenance.core.runs import (
     matches_any,
 )
 
-#: A row is pushed after its run was created; the clocks of two machines may differ, but not by this much.
+#: A row is pushed after its run is created. The clocks of two machines may differ, but not by this much.
 CLOCK_TOLERANCE = timedelta(days=1)
 
 
 class Reason(StrEnum):
-    """Why rows go, or why they stay."""
+    """Why rows are deleted or kept."""
 
     TOO_OLD = "older than max_age_days"
     TOO_MANY_RUNS = "beyond the newest max_runs runs"
-    UNFINISHED_RUN = "run is not finished"
-    UNFINISHED_TASK = "a task of the run is not finished"
-    HOLD = "held by a rule"
+    UNFINISHED_RUN = "run not finished"
+    UNFINISHED_TASK = "run has unfinished tasks"
+    HOLD = "hold: true"
     MIN_RUNS = "among the newest min_runs finished runs"
     WITHIN_MAX_RUNS = "among the newest max_runs runs"
     YOUNG = "younger than max_age_days"
-    LATEST_VALUE = "the latest value of its key"
+    LATEST_VALUE = "latest value of its key"
     NO_RULE = "no rule matches"
 
 
@@ -47,21 +47,21 @@ _EVERYTHING = Scope()
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One retention rule; the first rule that matches a row decides about it.
+    """One retention rule; the first rule that matches a row decides.
 
-    ``max_age`` and ``max_runs`` each take rows away; ``min_runs``, ``keep_latest_value`` and ``hold`` keep rows.
+    ``max_age`` and ``max_runs`` delete rows; ``min_runs``, ``keep_latest_value`` and ``hold`` keep them.
     """
 
     dag_ids: tuple[str, ...] = ("*",)
     exclude_dag_ids: tuple[str, ...] = ()
-    #: The DAG must have a tag that matches one of these globs; empty: whatever its tags.
+    #: The DAG must have a tag that matches one of these globs. Empty: any DAG, tagged or not.
     tags: tuple[str, ...] = ()
     exclude_tags: tuple[str, ...] = ()
-    #: The rows of those DAGs.
+    #: Which rows of those DAGs.
     scope: Scope = _EVERYTHING
-    #: Rows pushed longer ago go; None: age takes nothing.
+    #: Rows pushed longer ago are deleted. None: no row is deleted for its age.
     max_age: timedelta | None = timedelta(days=7)
-    #: Rows of finished runs beyond this many newest ones go, however young; None: number takes nothing.
+    #: Only this many newest finished runs keep rows, however young the others are. None: no limit.
     max_runs: int | None = None
     #: This many newest finished runs keep their rows, however old.
     min_runs: int = 1
@@ -69,7 +69,7 @@ class Rule:
     hold: bool = False
 
     def matches(self, dag_id: str, tags: Collection[str] = ()) -> bool:
-        """Whether the rule speaks about a DAG: case-sensitive globs, exclusions last."""
+        """Whether the rule applies to a DAG: case-sensitive globs, exclusions last."""
         return (
             matches_any(dag_id, self.dag_ids)
             and (not self.tags or any(matches_any(tag, self.tags) for tag in tags))
@@ -78,7 +78,7 @@ class Rule:
         )
 
     def covers(self, later: Rule) -> bool:
-        """Whether nothing is left for a later rule, as far as the text of both shows it."""
+        """Whether this rule leaves nothing for a later one, as far as their globs show."""
 
         def all_in(globs: Sequence[str], wider: Sequence[str]) -> bool:
             return all(glob in wider or (_is_plain(glob) and matches_any(glob, tuple(wider))) for glob in globs) or (
@@ -104,7 +104,7 @@ def _is_plain(glob: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A rule that speaks about a DAG, and the rows of the DAG that are left for it; None: all of them."""
+    """A rule that applies to a DAG, and the rows that earlier rules leave for it; None: all of them."""
 
     position: int
     rule: Rule
@@ -113,7 +113,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one rule says about its rows of a run: either a cut, or the reason why everything stays."""
+    """What one rule does to its rows of a run: delete by a cut, or keep all, and why."""
 
     #: Position of the rule that decided, from 0; None if no rule matches.
     rule: int | None
@@ -122,18 +122,18 @@ class Part:
 
 
 class RunVerdict(NamedTuple):
-    """What the policy says about one run: a part for each rule that speaks about some of its rows."""
+    """The verdict on one run: a part for each rule that applies to some of its rows."""
 
     run: Run
     parts: tuple[Part, ...]
 
 
 def given_up(verdicts: Iterable[RunVerdict | YoungerRuns], parts: list[Part]) -> Doomed:
-    """What verdicts give up.
+    """The runs and cuts that verdicts delete.
 
-    :param parts: is filled with the part of a verdict that each cut comes from, at the same position.
+    :param parts: filled with the part that each cut comes from, at the same position.
     """
-    places: dict[int, int] = {}  # of parts, by identity: there are few, and they are shared
+    places: dict[int, int] = {}  # by identity: parts are few and shared
     cuts: list[Cut] = []
     ids: list[int] = []
     which: list[int] = []
@@ -158,8 +158,8 @@ _NO_RULE = Part(None, Reason.NO_RULE)
 class Policy:
     """Retention rules at a point in time.
 
-    :param rules: in the order in which they are tried.
-    :param now: the time (UTC) from which ages are measured. Rows that are pushed later never go.
+    :param rules: in the order they are tried.
+    :param now: the time (UTC) from which ages are measured. Rows pushed later are never deleted.
     :param tags: the tags of the DAGs that have any.
     """
 
@@ -170,18 +170,18 @@ class Policy:
         self.now = now
         self._tags = tags or {}
         self._chains: dict[str, tuple[Link, ...]] = {}
-        # The same object for the same thing: there are many runs and few verdicts.
+        # Equal verdicts are one object: there are many runs and few verdicts.
         self._shared_chains: dict[tuple[int, ...], tuple[Link, ...]] = {}
         self._parts: dict[tuple[int, Reason], Part] = {}
         self._verdicts: dict[tuple[int, bool, bool, int], tuple[Part, ...]] = {}
-        #: So many newest finished runs of a DAG have a rank that makes a difference to some rule.
+        #: Beyond this many newest finished runs of a DAG, rank makes no difference to any rule.
         self.newest = max((max(rule.min_runs, rule.max_runs or 0) for rule in rules), default=0)
-        #: The scopes of the rules that speak about some rows of a DAG only.
+        #: The scopes of the rules that apply to only some rows of a DAG.
         self.scopes = tuple(dict.fromkeys(rule.scope for rule in rules if not rule.scope.whole))
 
     @property
     def horizon(self) -> datetime | None:
-        """Runs that were created later lose no row, for it would have to be older than its run; None: any may."""
+        """Runs created later lose no rows, since a row is never older than its run. None: any run may lose rows."""
         taking = [rule for rule in self.rules if not rule.hold]
         if any(rule.max_runs is not None for rule in taking):
             return None
@@ -191,7 +191,7 @@ class Policy:
         return self.now - min(ages) + CLOCK_TOLERANCE
 
     def chain(self, dag_id: str) -> tuple[Link, ...]:
-        """The rules that speak about a DAG, in order; empty if none does."""
+        """The rules that apply to a DAG, in order; empty if there are none."""
         found = self._chains.get(dag_id)
         if found is None:
             tags = self._tags.get(dag_id, ())
@@ -212,7 +212,7 @@ class Policy:
             before.append(rule.scope)
 
     def link(self, dag_id: str, scopes: int) -> Link | None:
-        """The rule that decides about rows of a DAG; None if none does.
+        """The rule that decides about some rows of a DAG; None if no rule matches.
 
         :param scopes: bit i is set if the rows lie in ``self.scopes[i]``.
         """
@@ -222,10 +222,10 @@ class Policy:
         return None
 
     def judge(self, runs: Iterable[Run | YoungerRuns]) -> Iterator[RunVerdict | YoungerRuns]:
-        """Judge every run, in constant memory; what comes in numbers is passed on.
+        """Judge every run, in constant memory; counts of younger runs are passed through.
 
-        :param runs: grouped by DAG; of each DAG first the younger ones in numbers, if any, then one by one the newest
-            first, by ``run_after``, then by ``dag_run_id``.
+        :param runs: grouped by DAG. Within a DAG, first the count of younger runs, if any, then each other run, newest
+            first by ``run_after``, then by ``dag_run_id``.
         """
         for dag_id, runs_of_dag in groupby(runs, key=lambda run: run.dag_id):
             chain = self.chain(dag_id)
@@ -241,7 +241,7 @@ class Policy:
                 finished_before += finished
 
     def beyond(self, dag_id: str) -> tuple[Part, ...]:
-        """The verdict on every finished run of a DAG that is none of its ``newest`` newest finished ones."""
+        """The verdict on every finished run of a DAG beyond its ``newest`` newest finished runs."""
         return self._judge(self.chain(dag_id), finished=True, busy=False, rank=self.newest)
 
     def _judge(self, chain: tuple[Link, ...], *, finished: bool, busy: bool, rank: int) -> tuple[Part, ...]:

@@ -1,4 +1,4 @@
-"""The retention rules as they are configured: the cleanup applies them, the audit and the restore look at them."""
+"""The retention rules as configured. The cleanup applies them; the audit and the restore only read them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from include.xcom_maintenance.core.runs import Scope
 from include.xcom_maintenance.retention.policy import Rule
+from include.xcom_maintenance.retention.wording import applies_to
 from include.xcom_maintenance.settings.common import CommonSettings
 from include.xcom_maintenance.settings.fields import Count, Days, Globs, NoGlobs, Positive
 
 
 class RetentionRule(BaseModel):
-    """A retention rule as users write it; what it leaves out comes from the settings of the same name."""
+    """A retention rule as users write it. What it leaves out is inherited from the settings of the same name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,7 +28,7 @@ class RetentionRule(BaseModel):
     exclude_task_ids: NoGlobs = ()
     keys: Globs = ("*",)
     exclude_keys: NoGlobs = ()
-    #: An explicit null means that age takes nothing.
+    #: An explicit null: no row is deleted for its age.
     max_age_days: Days | None = None
     max_runs: Positive | None = None
     min_runs: Count | None = None
@@ -38,9 +39,11 @@ class RetentionRule(BaseModel):
     def _consistent(self) -> RetentionRule:
         limits = {"max_age_days", "max_runs", "min_runs", "keep_latest_value"} & self.model_fields_set
         if self.hold and limits:
-            raise ValueError(f"hold keeps everything, so it contradicts {', '.join(sorted(limits))}")
+            raise ValueError(f"hold keeps everything, so it cannot be combined with {', '.join(sorted(limits))}")
         if not self.hold and self.max_runs is None and self.age_is_off:
-            raise ValueError("max_age_days is null and max_runs is not set: use hold: true to keep everything")
+            raise ValueError(
+                "with max_age_days null and no max_runs the rule deletes nothing: use hold: true to keep everything"
+            )
         if self.max_runs is not None and (self.min_runs or 0) > self.max_runs:
             raise ValueError(f"min_runs ({self.min_runs}) is above max_runs ({self.max_runs})")
         return self
@@ -51,7 +54,7 @@ class RetentionRule(BaseModel):
 
 
 class RetentionSettings(CommonSettings):
-    """The rules, and what they inherit."""
+    """The rules, and the settings that they inherit."""
 
     HINTS: ClassVar[dict[str, str]] = {
         "retention": "Write a list of rules, such as retention: [{dag_ids: ['*'], max_age_days: 7}]",
@@ -68,21 +71,22 @@ class RetentionSettings(CommonSettings):
         if self.max_runs is not None and self.min_runs > self.max_runs:
             raise ValueError(f"min_runs ({self.min_runs}) is above max_runs ({self.max_runs})")
         rules = self.rules()
-        for number, rule in enumerate(rules):
+        for number, rule in enumerate(rules, 1):
             if not rule.hold and rule.max_runs is not None and rule.min_runs > rule.max_runs:
                 raise ValueError(
                     f"rule {number} of retention: min_runs ({rule.min_runs}) is above max_runs ({rule.max_runs})"
                 )
-            for earlier in range(number):
-                if rules[earlier].covers(rule):
+            for earlier, other in enumerate(rules[: number - 1], 1):
+                if other.covers(rule):
                     raise ValueError(
-                        f"rule {earlier} of retention matches whatever rule {number} does, so rule {number} is never "
-                        "tried: the first rule that matches decides, so put the narrower one first"
+                        f"rule {earlier} of retention ({applies_to(other)}) matches everything that rule {number} "
+                        f"({applies_to(rule)}) does, so rule {number} is never tried: the first rule that matches a "
+                        "row decides, so put the narrower rule first"
                     )
         return self
 
     def rules(self) -> tuple[Rule, ...]:
-        """The retention rules, completed from the settings that they inherit."""
+        """The retention rules, with what they inherit filled in."""
         return tuple(self._complete(rule) for rule in self.retention)
 
     def _complete(self, rule: RetentionRule) -> Rule:
@@ -105,7 +109,7 @@ class RetentionSettings(CommonSettings):
 
 
 def _described(rule: Rule) -> dict[str, Any]:
-    """A rule with everything that it inherits, in the words in which it is written."""
+    """A rule with everything that it inherits, by the names of its settings."""
     fields = asdict(rule)
     age = fields.pop("max_age")
     fields |= fields.pop("scope")

@@ -59,7 +59,7 @@ class CommonSettings(BaseModel):
         }
     )
     #: What to do about a wrong value, where there is more to say than to correct it.
-    HINTS: ClassVar[dict[str, str]] = {"mode": "Use report, which changes nothing, or enforce"}
+    HINTS: ClassVar[dict[str, str]] = {"mode": "Use report (changes nothing) or enforce"}
 
     #: report changes nothing; enforce deletes. One for all DAGs, or by DAG id.
     mode: Annotated[str | dict[str, str], BeforeValidator(mode_for_dags)] = "report"

@@ -20,7 +20,7 @@ def connection_of(conn_id: str, setting: str, what: str) -> Any:
         return BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
         raise ConfigurationError(
-            f"There is no connection {conn_id!r}",
+            f"There is no Connection {conn_id!r}",
             setting=setting,
             remedy=f"Create it in Airflow (Admin > Connections, or AIRFLOW_CONN_{conn_id.upper()}): {what}",
         ) from None

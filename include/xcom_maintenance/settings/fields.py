@@ -28,7 +28,7 @@ def mode_for_dags(value: object) -> object:
     unknown = set(by_dag) - DELETING_DAGS - {"all"}
     if unknown:
         raise ValueError(
-            f"no DAG {sorted(unknown)[0]!r} deletes anything; these do: {', '.join(sorted(DELETING_DAGS))}"
+            f"{sorted(unknown)[0]!r} has no configurable mode; use one of: {', '.join(sorted(DELETING_DAGS))}"
         )
     return value
 
@@ -54,7 +54,7 @@ Choice = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValida
 
 def connection_id(value: str) -> str:
     if not CONNECTION_ID.fullmatch(value):
-        raise ValueError("must be the id of a Connection: letters, digits, '_', '-' and '.'")
+        raise ValueError("must be a Connection id: letters, digits, '_', '-' and '.'")
     return value
 
 
@@ -63,7 +63,7 @@ def place(value: str) -> str:
     authority = value.partition("://")[2].split("/", 1)[0]
     before, at, _ = authority.rpartition("@")
     if at and before and not CONNECTION_ID.fullmatch(before):
-        raise ValueError("has something before the '@' that is no id of a Connection; keys belong into a Connection")
+        raise ValueError("has something other than a Connection id before the '@'; credentials belong in a Connection")
     return value
 
 

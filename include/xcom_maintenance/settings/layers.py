@@ -54,7 +54,7 @@ def resolve(layers: Sequence[Layer], kind: type[_S]) -> Resolved[_S]:
         for name, value in layer.values.items():
             if name not in known:
                 raise ConfigurationError(
-                    f"There is no setting {name!r}, which the {layer.name} sets",
+                    f"Unknown setting {name!r} in the {layer.name}",
                     setting=name,
                     remedy=_did_you_mean(name, known) + "Known settings: " + ", ".join(known),
                 )
@@ -81,15 +81,15 @@ def resolve(layers: Sequence[Layer], kind: type[_S]) -> Resolved[_S]:
 _MESSAGES = {
     "tuple_type": "must be a list",
     "dict_type": "must be an object",
-    "model_type": "must be a rule, which is an object of settings by name",
-    "string_type": "must be a text",
+    "model_type": "must be a rule: an object with settings by name",
+    "string_type": "must be a string",
     "float_type": "must be a number",
     "float_parsing": "must be a number",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
-    "extra_forbidden": "there is no such setting in a rule",
-    "too_short": "a policy needs at least one rule",
+    "extra_forbidden": "is not a setting of a rule",
+    "too_short": "needs at least one rule",
 }
 
 
@@ -99,7 +99,7 @@ def _problem(problem: Any, sources: Mapping[str, str], not_shown: frozenset[str]
         message = "must not be empty"
     if not problem["loc"]:  # about several settings at once
         return message
-    path = ".".join(str(part) for part in problem["loc"])
+    path = _path(problem["loc"])
     given = problem.get("input")
     shown = isinstance(given, int | float | str) and problem["loc"][0] not in not_shown
     return f"{path} from the {sources.get(str(problem['loc'][0]), 'default')}: {message}" + (
@@ -107,9 +107,15 @@ def _problem(problem: Any, sources: Mapping[str, str], not_shown: frozenset[str]
     )
 
 
+def _path(location: Sequence[str | int]) -> str:
+    """Where a wrong value stands: ``retention, rule 2, max_age_days``. Rules and items are numbered from 1."""
+    item = "rule" if location[0] == "retention" else "item"
+    return ", ".join(f"{item} {part + 1}" if isinstance(part, int) else part for part in location)
+
+
 def _remedy(kind: type[CommonSettings], name: str) -> str:
     hints = [vars(base).get("HINTS", {}) for base in kind.__mro__]
-    return next((found[name] for found in hints if name in found), f"Correct {name}, or leave it out for its default")
+    return next((found[name] for found in hints if name in found), f"Correct {name}, or remove it to use the default")
 
 
 def _declared(kind: type[CommonSettings], what: str) -> frozenset[str]:

@@ -14,7 +14,7 @@ from include.xcom_maintenance.settings.layers import FORM, Layer
 
 VARIABLE = "xcom_maintenance"
 FILE = Path(__file__).parents[2] / "xcom_maintenance.yaml"
-#: Not from the trigger form: whoever may start a run could have a worker import and send what they like.
+#: Not in the trigger form: whoever may trigger a run could make a worker import and send anything.
 _NOT_FOR_ONE_RUN = ("notifier", "notifier_kwargs")
 
 #: Airflow's own options, as sources are named.
@@ -55,7 +55,7 @@ def form_layer(params: Mapping[str, Any]) -> Layer:
 def variable_layer(text: str | None) -> Layer:
     """What the Airflow Variable sets.
 
-    :raises ConfigurationError: if it is no JSON object.
+    :raises ConfigurationError: if it is not a JSON object.
     """
     source = f"Variable {VARIABLE}"
     if text is None or not text.strip():
@@ -64,7 +64,7 @@ def variable_layer(text: str | None) -> Layer:
         values = json.loads(text)
     except ValueError as why:
         raise ConfigurationError(
-            f"The Airflow Variable {VARIABLE!r} is not JSON: {why}",
+            f"The Airflow Variable {VARIABLE!r} is not valid JSON: {why}",
             setting=source,
             remedy='Write an object, such as {"max_age_days": 14}',
         ) from None
@@ -72,9 +72,9 @@ def variable_layer(text: str | None) -> Layer:
 
 
 def file_layer(path: Path = FILE) -> Layer:
-    """What the policy file sets; no file and an empty file set nothing.
+    """What the settings file sets; a missing or empty file sets nothing.
 
-    :raises ConfigurationError: if it is no YAML mapping.
+    :raises ConfigurationError: if it is not a YAML mapping.
     """
     import yaml
 
@@ -90,7 +90,7 @@ def file_layer(path: Path = FILE) -> Layer:
             else ""
         )
         raise ConfigurationError(
-            f"The policy file {source} is not YAML{line}", setting=source, remedy="Correct the file"
+            f"The settings file {source} is not valid YAML{line}", setting=source, remedy="Correct the file"
         ) from None
     return Layer(source, _an_object(values if values is not None else {}, source))
 
@@ -98,7 +98,7 @@ def file_layer(path: Path = FILE) -> Layer:
 def _an_object(values: object, source: str) -> Mapping[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigurationError(
-            f"{source} does not hold settings by name",
+            f"{source} does not hold an object with settings by name",
             setting=source,
             remedy="Write an object, such as {'max_age_days': 14}",
         )
@@ -127,7 +127,7 @@ def airflow_option(section: str, option: str) -> str:
 
 
 def _heartbeat_timeout() -> float | None:
-    """Seconds after which the scheduler gives a silent task up; None for whatever is no sensible number of them."""
+    """Seconds without a heartbeat after which the scheduler fails a task; None if not a sensible number."""
     with suppress(ValueError):
         seconds = float(airflow_option("scheduler", "task_instance_heartbeat_timeout") or "300")
         return seconds if 0.1 <= seconds <= 86_400 else None

@@ -1,6 +1,6 @@
-"""The size audit: who takes the space of the ``xcom`` table, what grows, what will break next. Reads only.
+"""The size audit: what fills the ``xcom`` table, what grows, and what will break next. Read-only.
 
-What it finds is folded in ``sizes`` and ``blobs``, judged in ``findings``, and told in ``report``.
+``sizes`` and ``blobs`` collect the figures, ``findings`` judges them, and ``report`` presents them.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def audit(
 ) -> None:
     """Measure the ``xcom`` table and describe it.
 
-    What cannot be told beside the sizes is a warning in the report, and not the end of the audit.
+    If anything but the sizes cannot be determined, the report gets a warning and the audit goes on.
 
-    :param channel: the way of an XCom of the running task, for the live probe; None if no task is running.
-    :param make_detector: tells secrets from other texts; None: nobody looks for any.
+    :param channel: pushes and pulls XComs of the running task, for the live probe; None if no task is running.
+    :param make_detector: makes what recognizes secrets; None: no scan.
     """
     report, settings, metadata = job.report, job.settings, job.metadata
     now = metadata.now()
@@ -49,7 +49,7 @@ def audit(
     blobs = None
     if (store := job.blobs) is not None:
         with report.phase("blobs"):
-            blobs = _tried(job, "The sizes of blobs", lambda: measure_blobs(job, store, since=since))
+            blobs = _tried(job, "Measuring blob sizes", lambda: measure_blobs(job, store, since=since))
     sizes = measure(job, blobs, since=since)
     with report.phase("largest entries"):
         entries = _with_logical_sizes(job, metadata.largest_entries(settings.top_entries))
@@ -57,24 +57,24 @@ def audit(
         health = metadata.table_health()
     found = Findings(now, sizes, entries, health, blobs)
     with report.phase("hazards"):
-        found.dags = _tried(job, "Which DAGs exist", metadata.dags)
-        found.overdue = _tried(job, "Overdue rows", lambda: overdue(job))
+        found.dags = _tried(job, "Listing the DAGs", metadata.dags)
+        found.overdue = _tried(job, "Counting overdue rows", lambda: overdue(job))
     if settings.probe and channel is None:
-        report.warnings.append("The live probe needs a running task, and this is none.")
+        report.warnings.append("The live probe was skipped: it only works inside a running task.")
     if settings.probe and channel is not None:
         with report.phase("probe"):
             timeout = settings.probe_timeout_seconds
             found.probes = _tried(job, "The live probe", lambda: probe(channel, timeout=timeout))
     if settings.secrets_scan and make_detector is not None:
         with report.phase("secrets"):
-            found.secrets = _tried(job, "The scan for secrets", lambda: scan(job, make_detector))
+            found.secrets = _tried(job, "The secrets scan", lambda: scan(job, make_detector))
     with report.phase("past audits"):
         known = known_enforcement(job.place.of("xcom_cleanup"))
         found.days_since_enforced = known.days_without(now) if known else None
         found.past = (
             _tried(
                 job,
-                "The trend",
+                "Reading past audits",
                 lambda: past_audits(job.place, settings.trend_audits, database=job.identity.owner),
             )
             or []
@@ -87,19 +87,19 @@ def audit(
 
 
 def _tried(job: AuditJob, what: str, look: Callable[[], _T]) -> _T | None:
-    """What a look finds, or None and a warning."""
+    """The result of a step; if it fails, None and a warning."""
     try:
         return look()
-    except Exception as error:  # noqa: BLE001 - one part that fails must not hide the others
+    except Exception as error:  # noqa: BLE001 - one failing part must not hide the others
         # The text of an unknown error could quote a value.
         why = error.problem if isinstance(error, MaintenanceError) else type(error).__name__
-        job.report.warnings.append(f"{what} could not be told: {why}.")
-        job.log.warning("%s could not be told: %s", what, why)
+        job.report.warnings.append(f"{what} failed: {why}.")
+        job.log.warning("%s failed: %s", what, why)
         return None
 
 
 def _with_logical_sizes(job: AuditJob, entries: list[Entry]) -> list[tuple[Entry, int | None]]:
-    """Each of the largest entries with the size of its value as JSON, as far as the budget goes."""
+    """The largest entries, each with the size of its value as JSON as far as the budget allows."""
     read = accumulate(entry.stored_bytes for entry in entries)
     affordable = [entry for entry, total in zip(entries, read, strict=True) if total <= job.settings.audit_budget_bytes]
     sizes = job.metadata.logical_bytes(affordable, seconds=job.settings.audit_budget_seconds)
@@ -107,7 +107,7 @@ def _with_logical_sizes(job: AuditJob, entries: list[Entry]) -> list[tuple[Entry
 
 
 def _prune_reports(job: AuditJob) -> None:
-    """Delete old reports of all DAGs, if that is not turned off; a failure is a warning."""
+    """Delete old reports of all DAGs unless that is turned off; a failure is only a warning."""
     if job.settings.keep_reports_days is None:
         return
     with job.report.phase("prune reports"):
@@ -118,4 +118,4 @@ def _prune_reports(job: AuditJob) -> None:
             return
     job.report.headline["reports_pruned"] = pruned.reports
     if pruned.problems:
-        job.report.warnings.append(f"Old reports could not be deleted: {', '.join(pruned.problems[:3])}.")
+        job.report.warnings.append(f"Some old reports could not be deleted: {', '.join(pruned.problems[:3])}.")

@@ -1,4 +1,4 @@
-"""How large the blobs are that rows refer to: by a listing that is merged with the references, within a budget."""
+"""How large the referenced blobs are: a listing merged with the references, within a budget."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from include.xcom_maintenance.size_audit.job import AuditJob
 
 Key = tuple[str, str, str]
 
-#: Groups that are told apart; what the references of further ones take is only in the figures of their DAG.
+#: The most keys that are counted separately; references of further ones only count for their DAG.
 _MOST_KEYS = 10_000
-#: Blobs that are looked up one by one where the listing ended.
+#: Blobs that are looked up one by one beyond the end of the listing.
 _LOOKED_UP = 500
 
 
 @dataclass(slots=True)
 class BlobSum:
-    """References and what their blobs take; a blob that is not there takes nothing."""
+    """References and the bytes of their blobs; a missing blob counts as zero."""
 
     references: int = 0
     bytes: float = 0
@@ -47,7 +47,7 @@ class BlobSizes:
     largest_bytes: int = 0
     #: References whose blob was not found.
     missing: int = 0
-    #: References whose blob's size was estimated from a sample, since the budget was used up.
+    #: References with an estimated blob size, because the budget was used up.
     estimated: int = 0
 
     def add(self, reference: RowReference, size: float, since: datetime) -> None:
@@ -63,13 +63,13 @@ class BlobSizes:
 def measure_blobs(job: AuditJob, blobs: BlobStore, *, since: datetime) -> BlobSizes:
     """Measure the blobs of all rows. Memory is bounded by the DAGs and days, whatever the rows and blobs.
 
-    :param since: rows pushed earlier are not told apart by day.
+    :param since: rows pushed earlier are not counted by day.
     """
     settings = job.settings
     found = BlobSizes()
     listing = _Listing(blobs, settings.audit_budget_blobs, settings.audit_budget_seconds)
     rest = _Rest(since)
-    progress = Progress(job.log, "References looked at")
+    progress = Progress(job.log, "References checked")
     previous = ""
     for reference in job.metadata.whole_references(blobs.base):
         progress.add()
@@ -102,7 +102,7 @@ class _Listing:
         self._ended = False
 
     def reaches(self, key: str) -> bool:
-        """Whether the listing says if there is a blob of this key: it has come that far, or to its end."""
+        """Whether the listing has come far enough to say if this key exists."""
         wanted = in_byte_order(key)
         while not self._ended and (self._current is None or self._current[0] < wanted):
             if self._left <= 0 or time.monotonic() > self._deadline:
@@ -113,12 +113,12 @@ class _Listing:
         return True
 
     def size_of(self, key: str) -> int | None:
-        """The size of a blob that the listing reaches; None if there is none."""
+        """The size of a blob within reach of the listing; None if it does not exist."""
         return self._current[1] if self._current is not None and self._current[0] == in_byte_order(key) else None
 
 
 class _Rest:
-    """References beyond the listing: counted, and some of them kept to look up, each as likely as any other."""
+    """References beyond the listing: all are counted, and a uniform random sample is kept to be looked up."""
 
     def __init__(self, since: datetime) -> None:
         self._since = since
@@ -140,7 +140,7 @@ class _Rest:
             self._kept[place] = reference
 
     def estimate(self, blobs: BlobStore, found: BlobSizes) -> None:
-        """Add the rest, each at the mean size of the blobs of its DAG that were looked up, else of all."""
+        """Add the rest, each at the mean size of its DAG's sampled blobs, or of all of them if there are none."""
         if not self._count:
             return
         sizes = {blob.key: blob.size for blob in blobs.head([reference.key for reference in self._kept])}

@@ -1,4 +1,4 @@
-"""What an audit found, as one record, and what follows from it for the scorecard."""
+"""Everything an audit found, in one record, and the figures for the scorecard."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from include.xcom_maintenance.size_audit.scorecard import Figures, Line, Thresho
 from include.xcom_maintenance.size_audit.settings import AuditSettings
 from include.xcom_maintenance.size_audit.sizes import Sizes
 
-#: Days that are told apart, today not counted.
+#: Days with figures of their own, not counting today.
 WINDOW_DAYS = 14
-#: What a push is taken to move in a second if no probe says more: a few requests' worth of JSON on a local network.
+#: The assumed speed of a push if there was no probe.
 ASSUMED_BYTES_PER_SECOND = 10 * MB
-#: Below this many rows a share of dead ones says nothing.
+#: Below this many rows the share of dead ones means nothing.
 _FEW_ROWS = 10_000
 
 
 @dataclass(slots=True)
 class Findings:
-    """Everything that an audit has measured; None for what could not be told."""
+    """Everything an audit has measured; None for what could not be determined."""
 
     moment: datetime
     sizes: Sizes
-    #: Each with the size of its value as JSON, if that could be told.
+    #: Each with the size of its value as JSON, if known.
     entries: list[tuple[Entry, int | None]]
     health: TableHealth
     blobs: BlobSizes | None = None
@@ -58,7 +58,7 @@ class Findings:
 
     @property
     def _places_with_secrets(self) -> int | None:
-        """None if nothing was looked into, which is not the same as that nothing was found."""
+        """None if nothing was scanned, as opposed to nothing found."""
         scan = self.secrets
         if scan is None or (scan.problem and not scan.values and not scan.findings):
             return None
@@ -87,18 +87,18 @@ class Findings:
 
     @property
     def missing_dags(self) -> dict[str, str]:
-        """DAGs that have rows and do not exist: DAG -> why."""
+        """DAGs that have rows but no longer exist: DAG -> why."""
         if self.dags is None:
             return {}
         return {
-            dag_id: "no file defines it any more" if dag_id in self.dags else "it was deleted"
+            dag_id: "the DAG is no longer defined in any file" if dag_id in self.dags else "the DAG was deleted"
             for dag_id in self.sizes.dags
             if self.dags.get(dag_id, True)
         }
 
     @property
     def bytes_per_second(self) -> tuple[float, str]:
-        """What a push moves in a second, and how that is known."""
+        """The bytes per second of a push, and where that figure comes from."""
         timed = [(p.value_bytes, p.push_seconds) for p in self.probes or () if p.push_seconds and p.intact]
         if not timed:
             return ASSUMED_BYTES_PER_SECOND, "assumed"
@@ -107,7 +107,7 @@ class Findings:
 
     @property
     def near_limit(self) -> list[tuple[Entry, int]]:
-        """Values above half of the longest string that Postgres takes inside of JSONB, and their size."""
+        """Values above half of the JSONB string limit, and their size."""
         sized = [(entry, entry.stored_bytes if logical is None else logical) for entry, logical in self.entries]
         return [(entry, size) for entry, size in sized if size > JSONB_STRING_LIMIT / 2]
 
@@ -150,7 +150,7 @@ class Findings:
 
     @property
     def compression_reduction(self) -> float | None:
-        """As tasks experience it, by the largest canary; else what the database saves of values above 10 KB."""
+        """As tasks see it, from the largest canary; otherwise what the database saves on values above 10 KB."""
         kept = [p for p in self.probes or () if p.stored_bytes is not None and p.value_bytes >= 10 * KB]
         if kept:
             largest = max(kept, key=lambda p: p.value_bytes)
@@ -179,5 +179,5 @@ def thresholds_of(settings: AuditSettings) -> Thresholds:
 
 
 def _share(part: int | None, whole: int | None) -> float | None:
-    """Between 0 and 1, to four digits; None if it cannot be told."""
+    """Between 0 and 1, to four digits; None if unknown."""
     return None if part is None or not whole else round(part / whole, 4)

@@ -11,15 +11,19 @@ def fields() -> dict[str, Param]:
     """The fields."""
     return {
         "top_entries": form.integer(
-            "Lines per table", "How long the longest tables of the report are.", minimum=1, maximum=1000
+            "Rows per table", "The most rows a table of the report may have.", minimum=1, maximum=1000
         ),
-        "audit_budget_seconds": form.number("Time budget (seconds)", "For reading values.", minimum=0.1),
-        "audit_budget_bytes": form.integer("Byte budget", "Stored bytes of values that are read.", minimum=1),
-        "probe": form.switch("Live probe", "Push, pull and remove canary values through the XCom backend."),
-        "secrets_scan": form.switch("Look for secrets", "In the newest values."),
-        "secrets_max_values": form.integer("Values to scan", "The most values to look into for secrets.", minimum=1),
-        "secrets_max_seconds": form.number("Scan time (seconds)", "How long to look for secrets.", minimum=0.1),
-        "fail_on_breach": form.switch("Fail on a breach", "Fail the run if a threshold of the scorecard is crossed."),
+        "audit_budget_seconds": form.number(
+            "Time budget (seconds)", "How long the audit may spend reading values to measure them.", minimum=0.1
+        ),
+        "audit_budget_bytes": form.integer(
+            "Byte budget", "How many stored bytes of values the audit may read to measure them.", minimum=1
+        ),
+        "probe": form.switch("Live probe", "Push, pull and remove three canary values through the XCom backend."),
+        "secrets_scan": form.switch("Scan for secrets", "Scan the newest XCom values for secrets."),
+        "secrets_max_values": form.integer("Values to scan", "The most values one audit scans for secrets.", minimum=1),
+        "secrets_max_seconds": form.number("Scan time (seconds)", "How long the secrets scan may take.", minimum=0.1),
+        "fail_on_breach": form.switch("Fail on breach", "Fail the run if a scorecard threshold is crossed."),
         **form.places(),
         **form.blob_places(),
     }

@@ -1,4 +1,4 @@
-"""How fast the table grows, when it reaches a size, and whose growth changed. Pure: audits in, figures out.
+"""How fast the table grows, when it reaches a size, and which DAGs grow differently. Pure: audits in, figures out.
 
 Rules, as ``docs/reports.md`` gives them to users:
 
@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
-#: Two audits that are closer say more about what happened to be pushed between them than about a trend.
+#: Audits closer together than this show what happened to be pushed in between, not a trend.
 SHORTEST_SPAN = timedelta(hours=1)
-#: A forecast beyond it would say more about the arithmetic than about the table.
+#: Nothing is forecast beyond this.
 FARTHEST = timedelta(days=3_650)
 #: By how much a DAG's growth has to change to be an anomaly.
 FACTOR = 2.0
@@ -79,7 +79,7 @@ def day_of(number: int) -> date:
 
 
 def trend(audits: Sequence[PastAudit]) -> float | None:
-    """Bytes that the table grows by in a day; below zero if it shrinks; None if there is too little to tell.
+    """Bytes per day by which the table grows; negative if it shrinks; None if there is too little data.
 
     :param audits: in any order, this one among them.
     """

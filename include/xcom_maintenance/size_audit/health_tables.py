@@ -1,4 +1,4 @@
-"""The tables about the state of the table, the probe and the scan for secrets."""
+"""The report's tables about the health of the ``xcom`` table."""
 
 from __future__ import annotations
 
@@ -13,46 +13,49 @@ _UNKNOWN = "unknown"
 
 
 def health_tables(found: Findings) -> Iterator[Table]:
-    """Space and health of the table, and the tables with rows set aside."""
+    """Size and health of the table, and the archive tables beside it."""
     health = found.health
     yield Table(
-        "Space of the table",
+        "Table size",
         ["part", "bytes"],
         [
             ["heap", health.heap_bytes],
             ["TOAST", health.toast_bytes],
             ["indexes", health.index_bytes],
-            ["in all", health.total_bytes],
-            ["of that, bloat of the heap (estimate)", _known(health.heap_bloat_bytes)],
-            ["of that, bloat of TOAST (estimate, at least)", _known(health.toast_bloat_bytes)],
-            ["the whole database", health.database_bytes],
+            ["total", health.total_bytes],
+            ["of which heap bloat (estimate)", _known(health.heap_bloat_bytes)],
+            ["of which TOAST bloat (estimate, lower bound)", _known(health.toast_bloat_bytes)],
+            ["entire database", health.database_bytes],
         ],
-        "Stored bytes are what the database keeps for the values, after its own compression. Bloat is what heap and "
-        "TOAST take beyond what their live rows need by the statistics; VACUUM makes it usable again, VACUUM FULL "
-        "gives it back.",
+        "Stored bytes are what the values occupy after the database's own compression. Bloat is the space that heap "
+        "and TOAST take beyond what their live rows need, going by the statistics: VACUUM makes it reusable, VACUUM "
+        "FULL returns it to the operating system.",
     )
     age, limit = health.transaction_age, health.freeze_max_age
     yield Table(
-        "Health of the table",
+        "Table health",
         ["measure", "value"],
         [
             ["live rows (estimate)", _known(health.live_rows_estimate)],
             ["dead rows (estimate)", _known(health.dead_rows_estimate)],
             ["last vacuum", _moment(health.last_vacuum, is_replica=health.is_replica)],
             ["last analyze", _moment(health.last_analyze, is_replica=health.is_replica)],
-            ["transactions since the oldest that is not frozen", _known(age)],
-            ["autovacuum freezes after so many", _known(limit)],
-            ["pages found in memory", "unknown" if health.cache_hit_share is None else f"{health.cache_hit_share:.1%}"],
+            ["age of the oldest unfrozen transaction ID", _known(age)],
+            ["autovacuum_freeze_max_age", _known(limit)],
+            [
+                "buffer cache hit ratio",
+                "unknown" if health.cache_hit_share is None else f"{health.cache_hit_share:.1%}",
+            ],
             ["share of the database", f"{health.total_bytes / health.database_bytes:.1%}"],
-            ["connections to the server", _of(health.connections, health.max_connections)],
+            ["connections in use", _of(health.connections, health.max_connections)],
         ],
-        "This is a replica, which has no statistics of rows and vacuums." if health.is_replica else "",
+        "This is a read replica, which has no row or vacuum statistics." if health.is_replica else "",
     )
     yield Table(
-        "Tables with XComs set aside",
+        "Archive tables",
         ["table", "total bytes", "rows (estimate)"],
         [[table.name, table.total_bytes, _known(table.rows_estimate)] for table in health.archive_tables],
-        "`airflow db clean` without --skip-archive and migrations leave these; their rows may refer to blobs.",
+        "Left behind by migrations and by `airflow db clean` without --skip-archive. Their rows may refer to blobs.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The texts in a JSON value, and where they stand, said in a way that repeats no part of the value."""
+"""The strings in a JSON value, and their paths, written so that no part of the value shows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-#: A text in a text in a text ...: deeper than anything that somebody wrote on purpose.
+#: Deeper nesting than anybody writes on purpose.
 _DEEPEST = 64
 #: Airflow's serializer wraps objects: these hold what was wrapped, and the others say what it was.
 _WRAPPED = frozenset({"__data__", "__var"})
 _ABOUT_THE_WRAPPING = frozenset({"__classname__", "__version__", "__type"})
-#: What a key looks like that a programmer chose; names, tokens and addresses that are data do not stand in a path.
+#: What a key chosen by a programmer looks like; names, tokens and addresses that are data stay out of the path.
 _NAME = re.compile(r"[A-Za-z_@$][A-Za-z0-9_.\- ]{0,39}")
 _MANY_DIGITS = 4
 _LONG = 16
-#: Shorter, it is in a secret by chance.
+#: Anything shorter is part of a secret by chance.
 _PART = 4
 
 
@@ -34,7 +34,7 @@ class Leaf:
 
 
 def leaves(value: Any, *, is_sensitive: Callable[[str], bool], sensitive: bool = False) -> Iterator[Leaf]:
-    """Every text in a value; texts that hold JSON are looked into.
+    """Every string in a value; strings that hold JSON are searched, too.
 
     :param is_sensitive: whether a name says that what it names is a secret.
     :param sensitive: whether the name of the whole value does.
@@ -62,7 +62,7 @@ def leaves(value: Any, *, is_sensitive: Callable[[str], bool], sensitive: bool =
 
 
 def _json_in(text: str) -> Any:
-    """The object, list or text that a text is the JSON of, else None."""
+    """The object, list or string that a string holds as JSON, else None."""
     if len(text) < 2 or (text[0], text[-1]) not in {("{", "}"), ("[", "]"), ('"', '"')}:
         return None
     try:

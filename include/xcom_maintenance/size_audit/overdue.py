@@ -1,4 +1,4 @@
-"""Whether cleaning up works: rows that the retention policy would have taken days ago and that are still there."""
+"""Whether cleanup works: rows that the retention rules should have removed days ago but that are still there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 
-from include.xcom_maintenance.flow.collector import uncollected
 from include.xcom_maintenance.retention.current import policy_of
 from include.xcom_maintenance.retention.policy import RunVerdict, given_up
 from include.xcom_maintenance.size_audit.job import AuditJob
@@ -26,20 +25,19 @@ class Overdue:
 
 
 def overdue(job: AuditJob) -> Overdue:
-    """What the policy of today would have deleted ``warn_overdue_days`` ago, counted by the same statements.
+    """What today's retention rules would have deleted ``warn_overdue_days`` ago, counted by the same statements.
 
-    Runs that went on for longer than that and have ended since are counted too, though no cleanup could delete them.
+    Runs that have only just finished after a long time are counted too, though no cleanup could have deleted them.
     """
     policy = policy_of(job, job.metadata.now() - timedelta(days=job.settings.warn_overdue_days))
     found = Overdue()
-    with uncollected():
-        verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
-        losing = (v for v in verdicts if isinstance(v, RunVerdict) and any(part.cut for part in v.parts))
-        while some := list(islice(losing, _RUNS_AT_ONCE)):
-            dags = {verdict.run.dag_run_id: verdict.run.dag_id for verdict in some}
-            for measured in job.metadata.measure(given_up(some, [])):
-                found.rows += measured.rows
-                found.bytes += measured.bytes
-                found.dags[dags[measured.dag_run_id]] += measured.rows
+    verdicts = policy.judge(job.metadata.runs(created_before=policy.horizon))
+    losing = (v for v in verdicts if isinstance(v, RunVerdict) and any(part.cut for part in v.parts))
+    while some := list(islice(losing, _RUNS_AT_ONCE)):
+        dags = {verdict.run.dag_run_id: verdict.run.dag_id for verdict in some}
+        for measured in job.metadata.measure(given_up(some, [])):
+            found.rows += measured.rows
+            found.bytes += measured.bytes
+            found.dags[dags[measured.dag_run_id]] += measured.rows
     found.dags = +found.dags
     return found

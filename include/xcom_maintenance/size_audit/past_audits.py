@@ -1,4 +1,4 @@
-"""What past audits of the same database said, as far as a trend needs it."""
+"""What a trend needs from past audits of the same database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FILES_FOR_EACH = 3
 def past_audits(place: ReportPlace, limit: int, *, database: str | None = None) -> list[PastAudit]:
     """The audits before this one, newest first. One that cannot be read is left out, and the log says so.
 
-    :param place: that of the run that asks, whose own report is none of the past.
+    :param place: that of the current run, which is not a past audit.
     :param limit: how many at most.
     :param database: only of this one: the owner of a ``DatabaseIdentity``; None: of any.
     :raises ConfigurationError: if the report path cannot be read.
@@ -28,14 +28,14 @@ def past_audits(place: ReportPlace, limit: int, *, database: str | None = None) 
     folder, own = place.file("").parent, place.file(".json").name
     with path_errors(folder.parent, "read", setting="report_path"):
         files = [path for path in folder.iterdir() if path.name.endswith(".json") and path.name != own]
-    # A run id ends with its date, but for those that somebody chose.
+    # A run id ends with its date, unless somebody chose it.
     files.sort(key=lambda path: path.name.rpartition("__")[2], reverse=True)
     found = []
     for path in files[: limit * _FILES_FOR_EACH]:
         try:
             audit = _audit(json.loads(path.read_text(encoding="utf-8")), database)
         except Exception as error:  # noqa: BLE001 - every file system raises its own errors, and a file may hold anything
-            log.warning("The past report %s is left out of the trend: %s", path.name, type(error).__name__)
+            log.warning("Left the past report %s out of the trend: %s", path.name, type(error).__name__)
             continue
         if audit is not None:
             found.append(audit)
@@ -43,7 +43,7 @@ def past_audits(place: ReportPlace, limit: int, *, database: str | None = None) 
 
 
 def _audit(report: dict[str, Any], database: str | None) -> PastAudit | None:
-    """An audit that was carried out; None for what is none, or of another database."""
+    """A completed audit; None for any other report, or one of another database."""
     if report["status"] != "audited" or "table_total_bytes" not in report["headline"]:
         return None
     growth = report.get("details", {}).get("growth", {})

@@ -1,4 +1,4 @@
-"""How the XCom backend does, as tasks see it: canary values pushed, pulled, compared and removed again."""
+"""How the XCom backend performs for tasks: canary values are pushed, pulled, compared and removed again."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from include.xcom_maintenance.size_audit.results import ProbeResult
 from include.xcom_maintenance.xcom_backend.port import Channel
 
 _T = TypeVar("_T")
-#: Bytes as JSON text, and the keys, which the scan for secrets passes over.
+#: Key -> bytes as JSON. The secrets scan skips these keys.
 SIZES = {"xcom_maintenance_canary_1kb": KB, "xcom_maintenance_canary_48kb": 48 * KB, "xcom_maintenance_canary_1mb": MB}
 
 
 def probe(channel: Channel, *, timeout: float, sizes: dict[str, int] = SIZES) -> list[ProbeResult]:
     """Send canaries through a channel, the smallest first. Never raises.
 
-    :param timeout: seconds that all of it may take. A call that has not come back by then is left behind in a thread of
-        its own, which removes its canary as soon as the backend lets go of it.
+    :param timeout: seconds for the whole probe. A call that hangs longer is left behind in its own thread, which
+        removes the canary as soon as the backend returns.
     """
     calls = _Calls(time.monotonic() + timeout)
     return [_probe(channel, calls, key, size) for key, size in sizes.items()]
 
 
 class _TimeUpError(Exception):
-    """The time was up before a call came back."""
+    """A call did not return in time."""
 
 
 @dataclass(slots=True)
 class _Calls:
-    """Calls that may hang, until a deadline; one that hangs is the last."""
+    """Calls that may hang, up to a deadline; after one that hangs no more are made."""
 
     deadline: float
     hung: bool = False
@@ -51,8 +51,8 @@ class _Calls:
     def do(self, work: Callable[[], _T], *, too_late: Callable[[], None]) -> _T:
         """The result of a call, or what it raises.
 
-        :param too_late: what to do in the call's thread if nobody waits any more when it comes back.
-        :raises _TimeUpError: if that is so.
+        :param too_late: what to do in the call's thread if it returns after the deadline.
+        :raises _TimeUpError: in that case.
         """
         left = self.deadline - time.monotonic()
         if self.hung or left <= 0:
@@ -79,7 +79,7 @@ class _Calls:
         try:
             return outcome.result(timeout=left)
         except FutureTimeoutError:
-            # Either nobody waits from now on, or the call has come back in this very moment.
+            # Either we stop waiting now, or the call has returned at this very moment.
             if outcome.cancel():
                 self.hung = True
                 raise _TimeUpError from None
@@ -87,7 +87,7 @@ class _Calls:
 
 
 def _probe(channel: Channel, calls: _Calls, key: str, size: int) -> ProbeResult:
-    """One canary there and back; removed again whatever happens in between."""
+    """One canary there and back; it is removed whatever happens in between."""
     value = canary(size)
     result = ProbeResult(len(json.dumps(value)))
     step, blob = "push", None
@@ -104,7 +104,7 @@ def _probe(channel: Channel, calls: _Calls, key: str, size: int) -> ProbeResult:
         pulled = calls.do(lambda: channel.pull(key), too_late=remove)
         result = replace(result, pull_seconds=time.monotonic() - start, intact=pulled == value)
         if not result.intact:
-            result = replace(result, error="what was pulled is not what was pushed")
+            result = replace(result, error="the value that was pulled differs from the one that was pushed")
         step = "measuring"
         row = channel.stored(key)
         if row is not None:  # a read replica may be behind
@@ -119,22 +119,22 @@ def _probe(channel: Channel, calls: _Calls, key: str, size: int) -> ProbeResult:
         row_is_gone = calls.do(lambda: channel.pull(key), too_late=lambda: None) is None
         blob_is_gone = blob is None or calls.do(lambda: channel.blob_bytes(blob), too_late=lambda: None) is None
         removed = row_is_gone and blob_is_gone
-        wrong = "" if removed else "it is still there after it was removed"
+        wrong = "" if removed else "it still exists after removal"
     except Exception as error:  # noqa: BLE001 - as above
-        # One problem is enough if the time was up before.
+        # One problem is enough if the probe has already timed out.
         removed, wrong = False, "" if calls.hung and result.error else _problem("removal", error)
     return replace(result, removed=removed, error="; ".join(filter(None, (result.error, wrong))))
 
 
 def _problem(step: str, error: Exception) -> str:
-    return f"{step}: the time was up" if isinstance(error, _TimeUpError) else f"{step} failed: {type(error).__name__}"
+    return f"{step} timed out" if isinstance(error, _TimeUpError) else f"{step} failed: {type(error).__name__}"
 
 
 def _measured(result: ProbeResult, row: StoredValue, of_blob: int | None) -> ProbeResult:
-    """With what is kept of a canary."""
+    """Add how many bytes are stored for a canary."""
     if of_blob is not None:
         return replace(result, stored_bytes=row.bytes + of_blob, in_blob=True)
-    # A row with a text in the place of records refers to something that we cannot look at.
+    # A row with a string instead of the records refers to something we cannot read.
     if row.text is not None:
         return replace(result, in_blob=True)
     return replace(result, stored_bytes=row.bytes, in_blob=False)
@@ -149,7 +149,7 @@ def _encryption(channel: Channel) -> float | None:
 
 def canary(size: int) -> dict[str, Any]:
     """A value of ``size`` bytes as JSON that looks like what tasks pass: records of ids, times, words and numbers."""
-    dice = random.Random()  # noqa: S311 - nothing is to be kept secret
+    dice = random.Random()  # noqa: S311 - nothing here is secret
     words = (
         "berlin",
         "lisbon",
@@ -184,14 +184,14 @@ def canary(size: int) -> dict[str, Any]:
 
 
 def describe_probe(report: Report, results: list[ProbeResult]) -> None:
-    """Put what the canaries met into the report."""
+    """Put the results of the canaries into the report."""
     for result in results:
         if result.error:
-            report.warnings.append(f"The canary of {human_bytes(result.value_bytes)}: {result.error}.")
+            report.warnings.append(f"Live probe, {human_bytes(result.value_bytes)} canary: {result.error}.")
     report.put(
         Table(
             "Live probe",
-            ["value bytes", "push seconds", "pull seconds", "stored bytes", "kept in", "reduction share",
+            ["value bytes", "push seconds", "pull seconds", "stored bytes", "stored in", "reduction share",
              "encryption seconds", "intact", "removed", "error"],
             [
                 [r.value_bytes, rounded(r.push_seconds), rounded(r.pull_seconds), r.stored_bytes,
@@ -199,14 +199,14 @@ def describe_probe(report: Report, results: list[ProbeResult]) -> None:
                  rounded(r.encryption_seconds), _yes(r.intact), _yes(r.removed), r.error]
                 for r in results
             ],
-            "Values pushed and pulled by the audit's own task through the XCom backend of this Airflow, and removed "
-            "again. The first push of a process pays for what the backend imports, as it does in every task.",
+            "Canary values that the audit task pushed and pulled through the configured XCom backend, then removed. "
+            "The first push includes the time the backend needs for its imports, as in any task.",
         )
     )  # fmt: skip
 
 
 def reduction(result: ProbeResult) -> float | None:
-    """The share of a value that is not stored, between 0 and 1; None if it is not known what is stored."""
+    """The share of a value that compression saves, between 0 and 1; None if unknown."""
     if result.stored_bytes is None or not result.value_bytes:
         return None
     return round(max(0.0, 1 - result.stored_bytes / result.value_bytes), 4)

@@ -1,4 +1,4 @@
-"""What an audit says: the scorecard first, then what to do, then the rest."""
+"""The report of an audit: the scorecard first, then what to do, then the rest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from heapq import nlargest
 from typing import Any
 
 from include.xcom_maintenance.core.sizes import JSONB_STRING_LIMIT, KB, human_bytes
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.reports.report import Table
 from include.xcom_maintenance.size_audit.actions import place, to_do
 from include.xcom_maintenance.size_audit.findings import Findings
@@ -17,12 +18,12 @@ from include.xcom_maintenance.size_audit.scorecard import Line, Verdict
 from include.xcom_maintenance.size_audit.secrets import describe_secrets
 from include.xcom_maintenance.size_audit.size_tables import pushes_table, size_charts, size_tables
 
-#: DAGs whose figures the next audit can compare with; the largest.
+#: How many DAGs (the largest) keep their figures for the next audit to compare with.
 _REMEMBERED_DAGS = 5_000
 
 
 def describe(job: AuditJob, found: Findings) -> None:
-    """Put the findings into the report, the log, and the list of what people are told."""
+    """Put the findings into the report, the log and the list of breaches."""
     report, top = job.report, job.settings.top_entries
     report.headline = _headline(found)
     report.tables = [
@@ -44,17 +45,17 @@ def describe(job: AuditJob, found: Findings) -> None:
     report.details = {"scorecard": [_as_json(line) for line in found.scorecard], "growth": _remembered(job, found)}
     report.warnings += _warnings(job, found)
     job.breaches.extend(
-        f"{line.title}: {written(line, line.value)} ({written(line, line.threshold)} allowed)"
+        f"{line.title}: {written(line, line.value)} (threshold: {written(line, line.threshold)})"
         for line in found.scorecard
         if line.verdict is Verdict.WARN
     )
     headline = report.headline
     job.log.info(
-        "%s rows with %s bytes of %s DAGs; %s rows are above 48 KB; the table takes %s bytes in all",
+        "Rows: %s, stored bytes: %s, DAGs: %s, rows above 48 KB: %s, total bytes of the table: %s",
         *(f"{headline[name]:,}" for name in ("rows", "bytes", "dags", "rows_above_48_kb", "table_total_bytes")),
     )
     for breach in job.breaches:
-        job.log.warning("Scorecard: %s", breach)
+        job.log.warning("Threshold crossed: %s", breach)
 
 
 def _headline(found: Findings) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def _headline(found: Findings) -> dict[str, Any]:
 
 
 def _remembered(job: AuditJob, found: Findings) -> dict[str, Any]:
-    """What the next audit compares with."""
+    """What the next audit will compare with."""
     now = found.now
     largest = nlargest(_REMEMBERED_DAGS, now.dags.items(), key=lambda item: (item[1].bytes, item[1].bytes_a_day))
     return {
@@ -99,16 +100,16 @@ def _remembered(job: AuditJob, found: Findings) -> dict[str, Any]:
 def _warnings(job: AuditJob, found: Findings) -> Iterator[str]:
     blobs = found.blobs
     if job.blobs is None:
-        yield "No blob store is looked at, so the sizes are those of the rows only."
+        yield "No blob store was read, so the sizes cover only what is in the database."
     if blobs is not None and blobs.estimated:
         yield (
-            f"The blobs of {blobs.estimated:,} of {blobs.total.references:,} references are estimated from a sample, "
-            "since audit_budget_blobs or audit_budget_seconds was used up."
+            f"Blob sizes for {blobs.estimated:,} of {counted(blobs.total.references, 'reference')} are estimated from "
+            "a sample, because audit_budget_blobs or audit_budget_seconds was used up."
         )
     if blobs is not None and blobs.missing:
         yield (
-            f"{blobs.missing:,} references have no blob in the listing. xcom_orphan_reconciliation says which are "
-            "dangling."
+            f"No blob was listed for {counted(blobs.missing, 'reference')}. Run xcom_orphan_reconciliation to see "
+            "which are dangling."
         )
 
 
@@ -123,12 +124,12 @@ def _scorecard(lines: list[Line]) -> Table:
             [str(line.verdict), line.title, written(line, line.value), written(line, line.threshold), line.advice]
             for line in lines
         ],
-        "The thresholds are the settings warn_*.",
+        "The thresholds come from the warn_* settings.",
     )
 
 
 def written(line: Line, value: float | None) -> str:
-    """A value of a metric, or its threshold, for people."""
+    """The value or the threshold of a metric, formatted for people."""
     if value is None:
         return "-"
     if line.unit == "bytes":
@@ -155,23 +156,23 @@ def _as_json(line: Line) -> dict[str, Any]:
 
 def _forecasts(found: Findings) -> Table:
     if found.bytes_a_day is None:
-        note = "There is no trend yet: it takes two audits at least an hour apart."
+        note = "There is no trend yet: it needs two audits at least an hour apart."
     else:
         note = (
             f"The table {'grows' if found.bytes_a_day > 0 else 'shrinks'} by {human_bytes(abs(found.bytes_a_day))} "
-            f"a day, by {len(found.past) + 1} audits."
+            f"per day, going by the last {len(found.past) + 1} audits."
         )
     rows: list[list[Any]] = []
     for forecast in found.forecasts:
-        when = "reached" if forecast.reached else forecast.day.isoformat() if forecast.day else "not in sight"
+        when = "already" if forecast.reached else forecast.day.isoformat() if forecast.day else "not within ten years"
         rows.append([forecast.limit_bytes, when])
-    return Table("When the table reaches a size", ["table bytes", "day"], rows, note)
+    return Table("Growth forecast", ["table bytes", "reached on"], rows, note)
 
 
 def _changes(found: Findings, top: int) -> Table:
     return Table(
-        "DAGs whose growth changed most",
-        ["DAG", "bytes a day", "bytes a day before", "pushes a day", "pushes a day before", "anomaly"],
+        "Largest changes in growth by DAG",
+        ["DAG", "bytes per day", "previous bytes per day", "pushes per day", "previous pushes per day", "anomaly"],
         [
             [
                 *(c.dag_id, c.bytes_a_day, c.bytes_a_day_before, c.pushes_a_day, c.pushes_a_day_before),
@@ -179,8 +180,8 @@ def _changes(found: Findings, top: int) -> Table:
             ]
             for c in found.changes[:top]
         ],
-        f"What was pushed on {found.last_day} against the last complete day before an earlier audit. An anomaly at "
-        "least doubled or halved, and changed by at least anomaly_bytes.",
+        f"Pushes on {found.last_day} compared with the last complete day before an earlier audit. A change is an "
+        "anomaly if the bytes at least doubled or halved and differ by at least anomaly_bytes.",
     )
 
 
@@ -194,26 +195,26 @@ def _hazards(found: Findings, top: int) -> Iterator[Table]:
             where = place(entry.dag_id, entry.task_id, entry.key)
             rows.append([where, size, round(size / JSONB_STRING_LIMIT, 4), round(size / speed, 2)])
     yield Table(
-        "Large values: how near to what breaks",
+        "Large values and their limits",
         ["DAG / task / key", "logical bytes", "share of the JSONB limit", "seconds to push"],
         rows,
-        f"A string in JSONB has at most 268,435,455 bytes. The time goes by {human_bytes(speed)} a second, {how}; a "
-        "task that does not send a heartbeat for heartbeat_timeout_seconds is failed.",
+        f"A JSONB string can hold at most 268,435,455 bytes. Push times are based on {human_bytes(speed)} per second "
+        f"({how}). Airflow fails a task that sends no heartbeat for heartbeat_timeout_seconds.",
     )
-    rows = [["rows whose value is NULL", dag_id, count] for dag_id, count in sizes.nulls.most_common(top) if count]
+    rows = [["rows with a NULL value", dag_id, count] for dag_id, count in sizes.nulls.most_common(top) if count]
     missing = list(found.missing_dags.items())[:top]
-    rows += [[f"rows of a DAG, but {why}", dag_id, sizes.dags[dag_id].rows] for dag_id, why in missing]
+    rows += [[f"rows left behind: {why}", dag_id, sizes.dags[dag_id].rows] for dag_id, why in missing]
     if found.overdue:
-        rows += [["rows that a cleanup should have deleted", *item] for item in found.overdue.dags.most_common(top)]
+        rows += [["rows a cleanup should have deleted", *item] for item in found.overdue.dags.most_common(top)]
     yield Table("Rows that should not be there", ["what", "DAG", "rows"], rows)
     yield Table(
         "Mapped tasks with the largest fan-out",
         ["DAG", "task", "fan-out", "rows", "stored bytes"],
         [list(found_) for found_ in sizes.mapped],
-        "Fan-out: the largest map index and one. Every mapped task instance pushes rows of its own.",
+        "The fan-out is the highest map index plus one. Every mapped task instance pushes its own rows.",
     )
     yield Table(
-        "Tasks with the most pushes in a day",
+        "Tasks with the most pushes in one day",
         ["DAG", "task", "day", "pushes"],
         [[dag_id, task_id, moment_text(day), rows_] for dag_id, task_id, day, rows_ in sizes.busy_days],
     )

@@ -1,4 +1,4 @@
-"""What an audit learns besides sizes: how the backend does, and which values hold secrets."""
+"""What an audit learns besides sizes: how the backend performs, and which values hold secrets."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """One canary value's way through the XCom backend that this Airflow really uses."""
+    """One canary value's round trip through the configured XCom backend."""
 
     #: Of the value as JSON text.
     value_bytes: int
     push_seconds: float | None = None
     pull_seconds: float | None = None
-    #: What is kept of it, in the row and in its blob together; None if it could not be told.
+    #: Bytes in the row and its blob together; None if unknown.
     stored_bytes: int | None = None
     in_blob: bool | None = None
     #: What the backend's encryption added to the push; None if it has none.
@@ -50,7 +50,7 @@ class SecretScan:
     values: int = 0
     #: Of the values as JSON text.
     bytes: int = 0
-    #: Values left out since they are too large.
+    #: Values that were too large to scan.
     skipped: int = 0
     #: Whether a limit ended the scan before all new values were seen.
     cut_short: bool = False
@@ -58,7 +58,7 @@ class SecretScan:
     seen_until: datetime | None = None
     #: Values pushed since the last scan that no scan will see: there were more than the limits allow.
     left_out: int = 0
-    #: Whether older values are still to be seen, by the next scans.
+    #: Whether older values are left for the next scans.
     older_left: bool = False
     #: Why there was no scan, or why it broke off; empty if neither.
     problem: str = ""

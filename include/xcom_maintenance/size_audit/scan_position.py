@@ -1,6 +1,6 @@
-"""How far the scan for secrets has come, and what it has found so far: ``<report path>/xcom_size_audit/.secrets``.
+"""How far the secrets scan has come, and what it has found: ``<report path>/xcom_size_audit/.secrets``.
 
-A file of its own, so that pruned or failed reports do not set the scan back. It holds names and kinds, never a secret.
+A separate file, so that pruned or failed reports do not set the scan back. It holds names and kinds, never a secret.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class ScanPosition:
 
 
 def read_position(place: ReportPlace, database: str) -> ScanPosition | None:
-    """Where the last scan of this database stopped; None if there was none, or it cannot be told."""
-    with suppress(Exception):  # what cannot be read is scanned again, which does no harm
+    """Where the last scan of this database stopped; None if there was none, or that is unknown."""
+    with suppress(Exception):  # if it cannot be read, scanning again does no harm
         found = json.loads(place.beside(_NAME).read_text(encoding="utf-8"))
         if found["version"] == _VERSION and found["database"] == database:
             older = found["older"]
@@ -48,12 +48,14 @@ def read_position(place: ReportPlace, database: str) -> ScanPosition | None:
 
 
 def write_position(place: ReportPlace, position: ScanPosition) -> bool:
-    """Remember where the scan stopped; says whether that could be done."""
+    """Remember where the scan stopped; returns whether that worked."""
     try:
         text = json.dumps({"version": _VERSION, **asdict(position)}, default=str, ensure_ascii=True)
         place.beside(_NAME).write_text(text + "\n", encoding="utf-8")
     except Exception as error:  # noqa: BLE001 - every file system that fsspec knows raises its own errors
-        log.warning("Where the scan stopped could not be written down: %s (setting: report_path)", type(error).__name__)
+        log.warning(
+            "The position of the secrets scan could not be saved: %s (setting: report_path)", type(error).__name__
+        )
         return False
     return True
 

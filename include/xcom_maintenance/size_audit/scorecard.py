@@ -1,4 +1,4 @@
-"""The scorecard of an audit: figures against thresholds, and what to do where one is crossed. Pure."""
+"""The scorecard of an audit: figures against thresholds, and what to do if one is crossed. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What an audit has measured; None for what could not be told. Bytes, seconds, days, and shares from 0 to 1."""
+    """What an audit has measured; None if unknown. Bytes, seconds, days, and shares from 0 to 1."""
 
     #: Of the largest value in the database, as JSON.
     largest_bytes: int | None = None
@@ -30,26 +30,26 @@ class Figures:
     encryption_seconds: float | None = None
     #: Whether a probe was made that could see an encryption.
     was_probed: bool = False
-    #: Whether every canary came back as it went, and is gone again.
+    #: Whether every canary came back unchanged and was removed.
     probe_intact: bool | None = None
-    #: What compression takes away: 0.6 leaves 40%.
+    #: What compression saves: 0.6 leaves 40%.
     compression_reduction: float | None = None
-    #: Of the connections that the server allows, those in use.
+    #: Connections in use, as a share of max_connections.
     connections_share: float | None = None
-    #: Of the database, what the table takes.
+    #: The table's share of the database.
     database_share: float | None = None
-    #: Of the table's pages that were read, those that were in memory.
+    #: Of the pages that were read, the share found in memory.
     cache_hit_share: float | None = None
-    #: Of the table's rows, those that are dead.
+    #: The share of rows that are dead.
     dead_share: float | None = None
     days_since_enforced: int | None = None
     #: Rows that a cleanup should have deleted days ago.
     overdue_rows: int | None = None
-    #: Of the task with the most, on its busiest day.
+    #: Of the busiest task on its busiest day.
     pushes_a_day: int | None = None
-    #: Task instances of the mapped task with the most.
+    #: Of the mapped task with the most instances.
     fan_out: int | None = None
-    #: That the largest value would take to push.
+    #: How long a push of the largest value would take.
     largest_push_seconds: float | None = None
     days_to_limit: int | None = None
     #: Whether there is a trend that a forecast could follow.
@@ -59,7 +59,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Beyond these a metric is a warning; the settings ``warn_*``."""
+    """Where a metric starts to warn; the ``warn_*`` settings."""
 
     value_bytes: int
     latency_seconds: float
@@ -82,7 +82,7 @@ class Thresholds:
 class Line:
     """One metric."""
 
-    #: For programs and for alerts: a word in small letters.
+    #: For programs and alerts: lower case.
     name: str
     title: str
     value: float | None
@@ -90,11 +90,11 @@ class Line:
     #: bytes, seconds, share, days, or "" for a number of things: says how value and threshold are written.
     unit: str
     verdict: Verdict
-    #: What to do, or what is missing to tell; empty if it passes.
+    #: What to do, or why the verdict is unknown; empty if it passes.
     advice: str = ""
 
 
-_NOT_PROBED = "No live probe was made, or it failed: see the warnings"
+_NOT_PROBED = "The live probe did not run or failed; see the warnings"
 
 
 def judge(found: Figures, limits: Thresholds) -> list[Line]:
@@ -110,7 +110,7 @@ def _lines(found: Figures, limits: Thresholds) -> Iterator[Line]:
         found.largest_bytes,
         limits.value_bytes,
         "bytes",
-        "Use an object-storage backend, with a threshold chosen from the table of thresholds, or pass a path",
+        "Use an object-storage XCom backend (the threshold table helps to choose a threshold), or push a path instead",
     )
     for name, title, value in (
         ("push_latency", "Slowest push", found.push_seconds),
@@ -122,7 +122,7 @@ def _lines(found: Figures, limits: Thresholds) -> Iterator[Line]:
             value,
             limits.latency_seconds,
             "seconds",
-            "Look at the way from the workers to the API server, the database and the object store",
+            "Check the path from the workers to the API server, the database and the object store",
             _NOT_PROBED,
         )
     yield _above(
@@ -131,7 +131,7 @@ def _lines(found: Figures, limits: Thresholds) -> Iterator[Line]:
         found.connections_share,
         limits.connections_share,
         "share",
-        "Put a pooler such as PgBouncer before the database, or raise max_connections",
+        "Put a connection pooler such as PgBouncer in front of the database, or raise max_connections",
     )
     yield _above(
         "database_share",
@@ -139,15 +139,15 @@ def _lines(found: Figures, limits: Thresholds) -> Iterator[Line]:
         found.database_share,
         limits.database_share,
         "share",
-        "Enforce the cleanup, and move large values to object storage",
+        "Run xcom_cleanup in enforce mode, and move large values to object storage",
     )
     yield _below(
         "cache_hits",
-        "Pages of the table found in memory",
+        "Buffer cache hit ratio of the table",
         found.cache_hit_share,
         limits.cache_hit_share,
         "share",
-        "The table no longer fits into the memory of the database: shrink it, or raise shared_buffers",
+        "The table no longer fits into database memory: shrink it, or raise shared_buffers",
     )
     yield _above(
         "dead_rows",
@@ -155,24 +155,24 @@ def _lines(found: Figures, limits: Thresholds) -> Iterator[Line]:
         found.dead_share,
         limits.dead_share,
         "share",
-        "Autovacuum does not keep up: set vacuum to true for the cleanup, or lower autovacuum_vacuum_scale_factor",
+        "Autovacuum cannot keep up: set vacuum to true for xcom_cleanup, or lower autovacuum_vacuum_scale_factor",
     )
     yield _above(
         "memory",
-        "Memory that a task needs for the largest value",
+        "Memory a task needs for the largest value",
         None if found.largest_bytes is None else found.largest_bytes * MEMORY_FACTOR,
         limits.memory_bytes,
         "bytes",
-        "Pass a path, and read it in pieces; workers run several tasks at a time",
+        "Push a path instead and read the data in chunks; a worker runs several tasks at once",
     )
     yield _cleanup(found, limits)
     yield _above(
         "overdue_rows",
-        "Rows that a cleanup should have deleted",
+        "Rows a cleanup should have deleted",
         found.overdue_rows,
         0,
         "",
-        "Read the reports of xcom_cleanup: it reports only, does not finish, or was not approved",
+        "Check the xcom_cleanup reports: it may be in report mode, run out of time, or lack an approval",
     )
     yield _encryption(found, limits)
     yield _below(
@@ -181,20 +181,20 @@ def _lines(found: Figures, limits: Thresholds) -> Iterator[Line]:
         found.compression_reduction,
         limits.compression_share,
         "share",
-        "Set [common.io] xcom_objectstorage_compression; values that are packed or encrypted already do not shrink",
-        "There are no values above 10 KB to tell by",
+        "Set [common.io] xcom_objectstorage_compression; values that are already compressed or encrypted do not shrink",
+        "There are no values above 10 KB to measure",
     )
     yield _above(
         "pushes_a_day",
-        "Pushes of one task in a day",
+        "Most pushes by one task in a day",
         found.pushes_a_day,
         limits.pushes_per_day,
         "",
-        "Push one value for many, or keep state in a table of your own",
+        "Combine many small values into one push, or keep state in a table of your own",
     )
     yield _above(
         "fan_out",
-        "Task instances of one mapped task",
+        "Largest fan-out of a mapped task",
         found.fan_out,
         limits.fan_out,
         "",
@@ -206,21 +206,21 @@ def _lines(found: Figures, limits: Thresholds) -> Iterator[Line]:
         found.largest_push_seconds,
         limits.heartbeat_seconds / 2,
         "seconds",
-        "A push that outlasts [scheduler] task_instance_heartbeat_timeout fails the task: pass a path instead",
+        "A push longer than [scheduler] task_instance_heartbeat_timeout fails the task: push a path instead",
     )
     yield _forecast(found, limits)
     if found.probe_intact is not None:
         verdict = Verdict.PASS if found.probe_intact else Verdict.WARN
-        advice = "" if found.probe_intact else "The XCom backend does not give back what it was given: see the probe"
+        advice = "" if found.probe_intact else "A canary came back changed or was not removed: see the live probe"
         yield Line("probe_intact", "Canaries came back intact", float(found.probe_intact), None, "", verdict, advice)
     if found.secrets is not None:
         yield _above(
             "secrets",
-            "Places with what looks like a secret",
+            "Possible secrets in values",
             found.secrets,
             0,
             "",
-            "Rotate them, and keep them in a Connection or a secrets backend instead of XComs",
+            "Rotate them, and store them in a Connection or a secrets backend instead of XCom",
         )
 
 
@@ -245,7 +245,7 @@ def _below(
 
 
 def _cleanup(found: Figures, limits: Thresholds) -> Line:
-    name, title = "cleanup", "Days since a cleanup enforced"
+    name, title = "cleanup", "Days since the last enforced cleanup"
     if limits.not_enforced_days is None:
         return Line(name, title, found.days_since_enforced, None, "days", Verdict.PASS)
     return _above(
@@ -254,13 +254,13 @@ def _cleanup(found: Figures, limits: Thresholds) -> Line:
         found.days_since_enforced,
         limits.not_enforced_days,
         "days",
-        "Read a report of xcom_cleanup, and set its mode to enforce",
-        "xcom_cleanup has never run with this report path: switch it on",
+        "Review an xcom_cleanup report, then set its mode to enforce",
+        "xcom_cleanup has never run with this report path: unpause it",
     )
 
 
 def _encryption(found: Figures, limits: Thresholds) -> Line:
-    name, title = "encryption", "What encryption adds to a push"
+    name, title = "encryption", "Encryption time per push"
     if found.was_probed and found.encryption_seconds is None:
         advice = "The backend does not encrypt"
         return Line(name, title, None, limits.encryption_seconds, "seconds", Verdict.PASS, advice)
@@ -270,7 +270,7 @@ def _encryption(found: Figures, limits: Thresholds) -> Line:
         found.encryption_seconds,
         limits.encryption_seconds,
         "seconds",
-        "Encrypt in the object store rather than in the task, or cache the key",
+        "Encrypt in the object store instead of in the task, or cache the key",
         _NOT_PROBED,
     )
 
@@ -279,9 +279,23 @@ def _forecast(found: Figures, limits: Thresholds) -> Line:
     name, title = "forecast", "Days until the table reaches a limit"
     if found.days_to_limit is None:
         if found.has_trend:
-            return Line(name, title, None, limits.forecast_days, "days", Verdict.PASS, "It does not grow that far")
+            return Line(
+                name,
+                title,
+                None,
+                limits.forecast_days,
+                "days",
+                Verdict.PASS,
+                "Not at the current growth",
+            )
         return Line(
-            name, title, None, limits.forecast_days, "days", Verdict.UNKNOWN, "Two audits are needed for a trend"
+            name,
+            title,
+            None,
+            limits.forecast_days,
+            "days",
+            Verdict.UNKNOWN,
+            "A trend needs two audits",
         )
     return _below(
         name,
@@ -289,5 +303,5 @@ def _forecast(found: Figures, limits: Thresholds) -> Line:
         found.days_to_limit,
         limits.forecast_days,
         "days",
-        "Enforce the cleanup, shorten max_age_days, or move large values out",
+        "Run xcom_cleanup in enforce mode, lower max_age_days, or move large values to object storage",
     )

@@ -1,7 +1,7 @@
-"""Which values hold secrets: a bounded look at the newest ones, which goes on where the last audit stopped.
+"""Which values hold secrets: a bounded scan of the newest ones, continued by each audit.
 
-First what was pushed since the last audit, then, as far as the limits allow, older values that no audit has seen yet.
-Nothing here keeps, logs or raises a value or a part of one.
+First come the values pushed since the last audit, then, within the limits, older ones that no audit has seen yet.
+No value or part of one is kept, logged or put into an error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from include.xcom_maintenance.core.errors import MaintenanceError
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.detection.port import Detector
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.metadata.ports.size_audit import PushedValue, ValuePosition, ValueSpan
@@ -24,9 +25,9 @@ from include.xcom_maintenance.size_audit.leaves import leaves, path_of
 from include.xcom_maintenance.size_audit.results import SecretFinding, SecretScan
 from include.xcom_maintenance.size_audit.scan_position import ScanPosition, read_position, write_position
 
-#: A push that was on its way when the last scan began may have become visible since.
+#: A push under way when the last scan began may have become visible since.
 _OVERLAP = timedelta(minutes=5)
-#: Kinds at places that are told apart; a table of more helps nobody.
+#: The most findings that are kept.
 _MOST_FINDINGS = 2_000
 SENSITIVE_NAME = "Sensitive name"
 
@@ -55,8 +56,8 @@ def scan(job: AuditJob, make_detector: Callable[[], Detector]) -> SecretScan:
             until = began if before is None else before.seen_until
             older = look.through(ValueSpan(pushed_until=until, older_than=older or None))
     except MaintenanceError as error:
-        # What was seen is worth a report; the next scan begins where this one did.
-        problem = f"it broke off: {error}"
+        # Report what was seen; the next scan starts where this one did.
+        problem = f"it stopped early: {error}"
         seen = look.scan(before.findings if before else [], _no_longer_there(job))
         return replace(seen, cut_short=True, problem=problem, seen_until=before.seen_until if before else None)
     found = look.scan(before.findings if before else [], _no_longer_there(job))
@@ -67,7 +68,7 @@ def scan(job: AuditJob, make_detector: Callable[[], Detector]) -> SecretScan:
         found.findings,
     )
     if not write_position(job.place, position):
-        problem = "where it stopped could not be written down, so the next scan sees the same values (report_path)"
+        problem = "its position could not be saved (setting: report_path), so the next audit scans these values again"
     return replace(
         found,
         cut_short=look.exhausted,
@@ -79,7 +80,7 @@ def scan(job: AuditJob, make_detector: Callable[[], Detector]) -> SecretScan:
 
 
 def _no_longer_there(job: AuditJob) -> Callable[[list[SecretFinding]], set[SecretFinding]]:
-    """Of what earlier scans found, that whose rows are all gone."""
+    """Which earlier findings have no rows left."""
 
     def gone(findings: list[SecretFinding]) -> set[SecretFinding]:
         keys = [(f.dag_id, f.task_id, f.key, f.newest) for f in findings]
@@ -100,7 +101,7 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Look:
-    """One look at values, within the limits of the settings."""
+    """One scan, within the limits of the settings."""
 
     job: AuditJob
     detector: Detector
@@ -115,9 +116,9 @@ class _Look:
         self.deadline = time.monotonic() + self.job.settings.secrets_max_seconds
 
     def through(self, span: ValueSpan) -> ValuePosition | None:
-        """Look at the values of a span; returns the last position if a limit ended that, None if all were seen."""
+        """Scan the values of a span; returns the last position if a limit was reached, None if all were seen."""
         settings = self.job.settings
-        progress = Progress(self.job.log, "Values looked at for secrets")
+        progress = Progress(self.job.log, "Values scanned for secrets")
         last: ValuePosition | None = span.older_than
         with closing(_stream(self.job, span)) as values:
             for value in values:
@@ -127,7 +128,7 @@ class _Look:
                     or time.monotonic() >= self.deadline
                 ):
                     self.exhausted = True
-                    # From the newest on if not one was seen.
+                    # If none was seen, start again at the newest.
                     return last or ValuePosition(value.position.dag_run_id + 1, value.pushed_at)
                 self._take(value)
                 last = value.position
@@ -142,9 +143,9 @@ class _Look:
         self.bytes += len(value.text)
         try:
             places = self._secrets_in(value)
-        except Exception as error:  # noqa: BLE001 - whatever a value does to a detector; its text must not get out
+        except Exception as error:  # noqa: BLE001 - a value can break a detector in any way; its text must not get out
             self.skipped += 1
-            self.job.log.warning("A value could not be looked into: %s", type(error).__name__)
+            self.job.log.warning("A value could not be scanned: %s", type(error).__name__)
             return
         for path, kind in places:
             key = (value.dag_id, value.task_id, value.key, path, kind)
@@ -167,7 +168,7 @@ class _Look:
             for kind, texts in kinds.items():
                 found.append((leaf.fields, kind))
                 secrets.update(texts)
-            # The path of a blob is no secret, whatever the name of what lies there.
+            # The path of a blob is not a secret, whatever its key is called.
             named = leaf.sensitive and not leaf.is_name and not kinds and "://" not in leaf.text
             if named and not self.detector.is_placeholder(leaf.text):
                 found.append((leaf.fields, SENSITIVE_NAME))
@@ -177,7 +178,7 @@ class _Look:
     def scan(
         self, earlier: list[SecretFinding], gone: Callable[[list[SecretFinding]], set[SecretFinding]]
     ) -> SecretScan:
-        """What was found, and what earlier scans found whose rows are still there."""
+        """What this scan found, and earlier findings that still have rows."""
         together = {
             key: SecretFinding(*key, values=seen.values, newest=seen.newest) for key, seen in self.found.items()
         }
@@ -205,27 +206,29 @@ def describe_secrets(report: Report, found: SecretScan, *, top: int) -> None:
     report.headline |= {"secrets_found": len(found.findings), "values_scanned_for_secrets": found.values}
     kinds = Counter(finding.kind for finding in found.findings)
     note = [
-        f"{found.values:,} values were looked into, newest first; {found.skipped:,} were too large.",
-        "Values in blobs were not looked into.",
+        f"Scanned {counted(found.values, 'value')}, newest first; skipped {found.skipped:,} as too large.",
+        "Values in blobs are not scanned.",
     ]
     if kinds:
         note.insert(0, f"{', '.join(f'{count:,} {kind}' for kind, count in kinds.most_common())}.")
         note.append(
-            "A line stays until all rows of its key that were pushed up to then are gone. What to do: change the "
-            "secret, keep it in a Connection or a Variable, pass its name instead, and let a cleanup delete the rows."
+            "An entry stays listed until all rows of its key pushed up to then are deleted. What to do: rotate the "
+            "secret, store it in a Connection or a Variable, push its name instead, and let a cleanup delete the rows."
         )
     if len(found.findings) > top:
-        note.append(f"The {top} newest of {len(found.findings):,}.")
+        note.append(f"Showing the newest {top} of {len(found.findings):,}.")
     if found.left_out:
-        note.append(f"{found.left_out:,} values pushed since the last audit are beyond the limits and not scanned.")
+        note.append(
+            f"Left out {counted(found.left_out, 'value')} pushed since the last audit, because a limit was reached."
+        )
     if found.older_left:
-        note.append("Older values are still to be seen; the next audits go on with them.")
+        note.append("Older values remain to be scanned; the next audits continue with them.")
     if found.problem:
-        report.warnings.append(f"The scan for secrets is not complete: {found.problem}.".replace("..", "."))
+        report.warnings.append(f"The secrets scan is incomplete: {found.problem}.".replace("..", "."))
     report.put(
         Table(
             "Secrets",
-            ["DAG", "task", "key", "where in the value", "kind", "values", "newest"],
+            ["DAG", "task", "key", "path in the value", "kind", "values", "newest"],
             [
                 [f.dag_id, f.task_id, f.key, f.json_path, f.kind, f.values, f.newest.isoformat(timespec="seconds")]
                 for f in found.findings[:top]

@@ -15,22 +15,22 @@ _AnySeconds = Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=86_400, 
 
 
 class AuditSettings(RetentionSettings):
-    """Budgets, thresholds and what else an audit does. Times are days or seconds, sizes bytes, as the names say."""
+    """Budgets, thresholds and options of an audit. The names say whether times are days or seconds; sizes are bytes."""
 
     DERIVED: ClassVar[frozenset[str]] = frozenset({"heartbeat_timeout_seconds"})
 
-    #: What an audit reads of values themselves, to know how long they are as JSON; beyond it a sample.
+    #: How much of the values an audit reads to measure them as JSON; beyond that it samples.
     audit_budget_rows: Positive = 200_000
     audit_budget_bytes: Positive = 128 * MB
     audit_budget_seconds: Seconds = 60
-    #: Blobs that it lists; beyond it a sample.
+    #: The most blobs it lists; beyond that it samples.
     audit_budget_blobs: Count = 200_000
 
-    #: Sizes of the table of which an audit foretells the day.
+    #: Table sizes to forecast a date for.
     growth_limits_bytes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (20 * GB, 50 * GB)
-    #: Past audits that a trend is drawn through.
+    #: How many past audits the trend uses.
     trend_audits: Annotated[int, BeforeValidator(no_bool), Field(ge=2, le=1_000)] = 30
-    #: A change of a DAG's growth by fewer bytes a day is no anomaly.
+    #: A smaller change of a DAG's growth (bytes per day) is no anomaly.
     anomaly_bytes: Positive = MB
 
     #: Thresholds of the scorecard.
@@ -46,22 +46,22 @@ class AuditSettings(RetentionSettings):
     warn_pushes_per_day: Positive = 1_000
     warn_fan_out: Positive = 1_000
     warn_forecast_days: Positive = 30
-    #: Rows that the policy would have deleted so long ago are overdue.
+    #: Rows are overdue if the retention rules should have deleted them this long ago.
     warn_overdue_days: Days = 2
-    #: A push may take half as long; None: what Airflow itself is configured with.
+    #: A push may take half of this; None: as Airflow is configured.
     heartbeat_timeout_seconds: Seconds | None = None
-    #: Whether a threshold that is crossed fails the run, after its report was written.
+    #: Whether a crossed threshold fails the run, after its report is written.
     fail_on_breach: bool = False
 
-    #: Push and pull canary values through the XCom backend that this Airflow uses.
+    #: Push and pull canary values through the configured XCom backend.
     probe: bool = True
-    #: For all of them; what has not come back by then counts as failed.
+    #: For all canaries together; whatever takes longer has failed.
     probe_timeout_seconds: Annotated[float, BeforeValidator(no_bool), Field(ge=1, le=3_600, allow_inf_nan=False)] = 60
 
     #: Look for secrets in values, newest first, within the limits that follow.
     secrets_scan: bool = True
     secrets_max_values: Positive = 20_000
-    #: Of values as JSON text, in all and of one.
+    #: Of values as JSON: all together, and the largest one.
     secrets_max_bytes: Positive = 64 * MB
     secrets_max_value_bytes: Annotated[Positive, Field(le=64 * MB)] = 256 * KB
     secrets_max_seconds: Seconds = 60

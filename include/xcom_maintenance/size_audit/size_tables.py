@@ -15,12 +15,12 @@ from include.xcom_maintenance.size_audit.sizes import Size
 
 _COLUMNS = ["rows", "share of rows", "stored bytes", "share of bytes", "logical bytes", "blobs", "blob bytes"]
 _NOTHING = BlobSum()
-#: Days of the table of pushes; the older ones of the window are in the table by day.
+#: Days in the table of pushes; the table by day goes further back.
 _SHOWN_DAYS = 7
 
 
 def size_tables(found: Findings, top: int) -> Iterator[Table]:
-    """Who takes the space."""
+    """What takes the space."""
     sizes, blobs = found.sizes, found.blobs
     of_dags: Mapping[Any, BlobSum] = {(dag_id,): total for dag_id, total in blobs.dags.items()} if blobs else {}
     of_keys: Mapping[Any, BlobSum] = blobs.keys if blobs else {}
@@ -66,7 +66,7 @@ def _ranking(
     rows = []
     for names, size in nlargest(top, sizes.items(), key=takes):
         rows.append([*names, *_cells(size, blobs.get(names, _NOTHING), found)])
-    notes = [f"The {top} largest of {total:,}."] if total > top else []
+    notes = [f"Showing the largest {top} of {total:,}."] if total > top else []
     return Table(title, [*columns, *_COLUMNS], rows, " ".join([*notes, *([note] if note else [])]))
 
 
@@ -87,13 +87,13 @@ def _by_day(found: Findings) -> Table:
     days = found.blobs.days if found.blobs else {}
     by_day: list[list[Any]] = [
         [
-            day_of(number).isoformat() if number is not None else "before",
+            day_of(number).isoformat() if number is not None else "earlier",
             *_cells(size, days.get(number, _NOTHING), found),
         ]
         for number, size in sorted(found.sizes.days.items(), key=lambda item: -(item[0] or 0))
     ]
     return Table(
-        "By day of the push", ["day", *_COLUMNS], by_day, "In UTC, of the rows that are still there; today is not over."
+        "By day pushed", ["day", *_COLUMNS], by_day, "UTC days, counting rows that still exist; today is incomplete."
     )
 
 
@@ -107,13 +107,13 @@ def _bands(found: Findings) -> Table:
     by = (
         "stored size"
         if found.sizes.sampled_share is None
-        else "the size of the value as JSON, which is what a task pushes and pulls"
+        else "the size of the value as JSON, which is what tasks push and pull"
     )
     return Table(
         "Size bands",
-        ["band", "rows", "share of rows", "stored bytes", "blobs of that size", "recommendation"],
+        ["band", "rows", "share of rows", "stored bytes", "blobs of this size", "recommendation"],
         rows,
-        f"Rows by {by}; blobs by the size of the object. {_logical_note(found)}".strip(),
+        f"Rows are grouped by {by}, blobs by object size. {_logical_note(found)}".strip(),
     )
 
 
@@ -126,11 +126,11 @@ def _thresholds(found: Findings, top: int) -> Table:
         rows.append(["all DAGs", sizes.all.stored, *(sum(column) for column in zip(*every, strict=True))])
     rows += [[dag_id, size.stored, *sizes.leaves(dag_id)] for dag_id, size in largest]
     return Table(
-        "What would leave the database at a backend's threshold",
-        ["DAG", "stored bytes", *(f"bytes from {human_bytes(threshold)}" for threshold in THRESHOLDS)],
+        "What would leave the database at each backend threshold",
+        ["DAG", "stored bytes", *(f"bytes at {human_bytes(threshold)}" for threshold in THRESHOLDS)],
         rows,
-        "Stored bytes of the values that are at least so large as JSON, which is what [common.io] "
-        f"xcom_objectstorage_threshold is compared with. {_logical_note(found)}".strip(),
+        "Stored bytes of the values that are at least this large as JSON; [common.io] xcom_objectstorage_threshold "
+        f"is compared with the size as JSON. {_logical_note(found)}".strip(),
     )
 
 
@@ -138,7 +138,7 @@ def _logical_note(found: Findings) -> str:
     share = found.sizes.sampled_share
     if share is None or share == 1:
         return ""
-    return f"Logical sizes are estimated from {share:.2%} of the table's pages; stored bytes are counted."
+    return f"Logical sizes are estimated from {share:.2%} of the table's pages; stored bytes are exact."
 
 
 def pushes_table(found: Findings, top: int) -> Table:
@@ -153,15 +153,15 @@ def pushes_table(found: Findings, top: int) -> Table:
     rows.sort(key=lambda row: (-row[1], row[0]))
     return Table(
         "Pushes per DAG and day",
-        ["DAG", "mean of a day", *(day_of(day).isoformat() for day in shown)],
+        ["DAG", "daily mean", *(day_of(day).isoformat() for day in shown)],
         rows[:top],
-        "Rows pushed, as far as they are still there, in UTC; the mean is of the last seven complete days."
-        + (f" The {top} busiest of {len(rows):,}." if len(rows) > top else ""),
+        "UTC days, counting rows that still exist. The mean covers the last seven complete days."
+        + (f" Showing the busiest {top} of {len(rows):,}." if len(rows) > top else ""),
     )
 
 
 def size_charts(found: Findings, top: int) -> Iterator[Chart]:
-    """The pictures of the report."""
+    """The charts of the report."""
     sizes, blobs = found.sizes, found.blobs
     dags = nlargest(
         top, sizes.dags.items(), key=lambda item: item[1].stored + (blobs.dags[item[0]].bytes if blobs else 0)
@@ -177,13 +177,13 @@ def size_charts(found: Findings, top: int) -> Iterator[Chart]:
         [audit.moment.isoformat(timespec="seconds") for audit in audits],
         {"table": [audit.table_bytes for audit in audits]},
         "bytes",
-        "Heap, TOAST and indexes at each audit.",
+        "Heap, TOAST and indexes at each audit, in UTC.",
     )
     bands = [sizes.band(band.lower, band.upper)[0] for band in BANDS]
     yield Chart("Size bands", "bar", [band.name for band in BANDS], {"rows": [*bands]}, "rows")
     names = [f"{e.dag_id} / {e.task_id} / {e.key}" for e, _ in found.entries]
     largest: list[float | None] = [e.stored_bytes for e, _ in found.entries]
-    yield Chart("Top entries", "bar", names, {"stored": largest}, "bytes")
+    yield Chart("Largest entries", "bar", names, {"stored": largest}, "bytes")
 
 
 def _share(part: float, whole: float) -> float:

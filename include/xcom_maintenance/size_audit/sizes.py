@@ -1,4 +1,4 @@
-"""Who takes the space: what the database says about sizes, folded to what a report shows."""
+"""What takes the space: the database's figures, aggregated for the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from include.xcom_maintenance.size_audit.job import AuditJob
 
 @dataclass(slots=True)
 class Size:
-    """Some rows. Stored bytes are counted; logical ones may be estimated, or None if they could not be told."""
+    """Some rows. Stored bytes are exact; logical ones may be estimated, or None if unknown."""
 
     rows: int = 0
     stored: int = 0
@@ -25,7 +25,7 @@ class Size:
 
 @dataclass(slots=True)
 class _Logical:
-    """Of a sample: rows, stored and logical bytes, and by class of logical size rows and stored bytes."""
+    """A sample: rows, stored and logical bytes, and both by class of logical size."""
 
     rows: int = 0
     stored: int = 0
@@ -65,7 +65,7 @@ class Sizes:
     oldest: datetime | None = None
     #: As JSON, of the values that were read.
     largest_logical: int = 0
-    #: Of the pages of which values were read; None if none could be.
+    #: The share of the table's pages that was read; None if no value could be read.
     sampled_share: float | None = None
     _stored_classes: defaultdict[str, _Logical] = field(default_factory=lambda: defaultdict(_Logical))
     _logical_classes: defaultdict[str, _Logical] = field(default_factory=lambda: defaultdict(_Logical))
@@ -76,7 +76,7 @@ class Sizes:
 
     @property
     def is_exact(self) -> bool:
-        """Whether logical sizes were counted, not estimated."""
+        """Whether logical sizes are exact, not estimated."""
         return self.sampled_share == 1
 
     def leaves(self, dag_id: str) -> list[int]:
@@ -113,14 +113,14 @@ class Sizes:
         return round(rows), round(stored)
 
     def reduction(self, lower: int) -> float | None:
-        """What the database's compression takes off values of at least this logical size; None if there are none."""
+        """What the database's compression saves on values of at least this logical size; None if there are none."""
         stored, logical = self._large_stored[lower], self._large_logical[lower]
         return max(0.0, 1 - stored / logical) if logical else None
 
     # -- filling -----------------------------------------------------------------------------------------------------
 
     def take(self, groups: Iterable[SizeGroup]) -> None:
-        """Take what the one pass by stored size found."""
+        """Add the result of the pass by stored size."""
         for group in groups:
             size = Size(group.rows, group.stored_bytes)
             match group.kind:
@@ -162,7 +162,7 @@ class Sizes:
             self.nulls[group.dag_id] += group.rows
 
     def take_logical(self, found: LogicalSizes) -> None:
-        """Take what a look at the values, or at a sample of them, found."""
+        """Add the result of reading the values, or a sample of them."""
         self.sampled_share = found.share
         days: dict[int | None, _Logical] = defaultdict(_Logical)
         tasks: dict[tuple[str, str], _Logical] = defaultdict(_Logical)
@@ -197,7 +197,7 @@ class Sizes:
             size.logical = self._logical(size, keys.get(key), self._logical_classes.get(key[0]), overall)
 
     def _logical(self, size: Size, *sampled: _Logical | None) -> float:
-        """Counted if everything was; else the counted stored bytes by the ratio of the nearest sample that has one."""
+        """Exact if everything was read; else the stored bytes by the ratio of the nearest sample that has one."""
         for found in sampled:
             if found is not None and (found.stored or self.is_exact):
                 return _scaled(found.logical, size.stored, found.stored, exact=self.is_exact)
@@ -205,12 +205,12 @@ class Sizes:
 
 
 def _scaled(part: float, whole: float, seen: float, *, exact: bool) -> float:
-    """A part of what was seen, as the same part of the whole."""
+    """A part of the sample, scaled up to the whole."""
     return part if exact or not seen else part * whole / seen
 
 
 def measure(job: AuditJob, blobs: BlobSizes | None, *, since: datetime) -> Sizes:
-    """One pass over all rows by stored size, and a look at as many values as the budget allows."""
+    """One pass over all rows by stored size, then as many values as the budget allows."""
     settings, top = job.settings, job.settings.top_entries
     in_blobs = sorted(blobs.keys.items(), key=lambda item: -item[1].bytes)[:top] if blobs else []
     sizes = Sizes()
@@ -222,7 +222,7 @@ def measure(job: AuditJob, blobs: BlobSizes | None, *, since: datetime) -> Sizes
             settings.audit_budget_rows / max(1, sizes.all.rows),
             settings.audit_budget_bytes / max(1, sizes.all.stored),
         )
-        # A tenth of it is tried if the first look is too slow.
+        # If the first attempt is too slow, try a tenth of it.
         for part, seconds in ((share, 0.8), (share / 10, 0.2)):
             try:
                 found = job.metadata.logical_sizes(
@@ -233,13 +233,13 @@ def measure(job: AuditJob, blobs: BlobSizes | None, *, since: datetime) -> Sizes
                     keys=list(sizes.keys),
                 )
             except StoreUnavailable as error:
-                job.log.warning("Logical sizes of %.2f%% of the pages: %s", part * 100, error.problem)
+                job.log.warning("Could not read the values of %.2f%% of the pages: %s", part * 100, error.problem)
                 continue
             if found.groups or not sizes.all.rows:  # a sample of very few pages can be empty
                 sizes.take_logical(found)
                 break
         if sizes.sampled_share is None and sizes.all.rows:
             job.report.warnings.append(
-                "Logical sizes could not be told within audit_budget_seconds; bands and thresholds go by stored sizes."
+                "Logical sizes could not be read within audit_budget_seconds; bands and thresholds use stored sizes."
             )
     return sizes

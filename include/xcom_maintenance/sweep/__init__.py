@@ -1,1 +1,1 @@
-"""Verify blobs, then dispose of them: the one way in which a DAG deletes blobs. With quarantine and ledger."""
+"""Verify blobs, then dispose of them: the only way a DAG deletes blobs. With quarantine and ledger."""

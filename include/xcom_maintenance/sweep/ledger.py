@@ -1,8 +1,8 @@
-"""Lists of the blobs that were really deleted, of which a kill takes nothing along.
+"""Lists of the blobs that were actually deleted; a kill loses no entry.
 
-A list is closed after many batches, and what is not closed may be lost. So what a batch may delete is written down
-first, in a file of its own, which goes when the list is closed. Whoever comes after an attempt that broke off finds it,
-looks which of these blobs are gone, and writes the list that is missing.
+A list is closed after many batches, and an open list may be lost. So before a batch is deleted, its blobs are written
+to a file of their own, which is removed when the list is closed. After an interruption the next attempt reads that
+file, checks which of the blobs are gone, and writes the missing list.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from include.xcom_maintenance.core.errors import UnreadableManifest
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.reports.place import ManifestWriter, ReportPlace
 
-#: A list is closed when it has so many lines; so little more than that is looked up after an attempt that broke off.
+#: A list is closed at this many lines, so that there is little more than that to look up after an interruption.
 LINES = 50_000
-#: Blobs that are looked up at once.
+#: Blobs looked up at a time.
 _AT_ONCE = 1_000
 
 
 class Ledger:
-    """What one task of a run deletes, over all attempts at it: a context manager around all that it deletes.
+    """What one task of a run deletes, over all its attempts: a context manager around the deletions.
 
-    :param part: the task, where there are several; each has lists of its own.
-    :param header: the first line of each list. Its ``plan_id`` tells them from those of an earlier plan of the run.
-    :param line: what is to be written about a blob that is gone: ``kind``, ``key``, ``bytes``, ``version``, and more.
-    :param look: those of some keys that there are blobs for.
+    :param part: the task, if there are several; each has its own lists.
+    :param header: the first line of each list. Its ``plan_id`` distinguishes them from those of an earlier plan.
+    :param line: the line for a deleted blob: ``kind``, ``key``, ``bytes``, ``version``, and more.
+    :param look: finds the blobs that exist among some keys.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Ledger:
     ) -> None:
         self._place, self._header, self._line, self._look = place, header, line, look
         self._prefix = f"{part}." if part else ""
-        #: How many blobs went, and their bytes, by the kind of line; those of earlier attempts are among them.
+        #: How many blobs were deleted, and their bytes, by kind of line; earlier attempts included.
         self.blobs: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
         #: How many blobs went in earlier attempts.
@@ -55,7 +55,7 @@ class Ledger:
         self._files = ExitStack()
 
     def __enter__(self) -> Ledger:
-        """Count what earlier attempts did, and write the list of one that broke off."""
+        """Count what earlier attempts deleted, and write the list of one that was interrupted."""
         for self._number in count(1):
             batches = next(n for n in count() if not self._place.has_lines(self._intention(n + 1)))
             if batches and not self._is_closed():
@@ -78,11 +78,11 @@ class Ledger:
         if error is None:
             self._close()
         else:
-            # The batch that broke off may have deleted more than it came to tell, so this list does not count.
+            # The interrupted batch may have deleted more than it recorded, so this list stays open and does not count.
             self._files.__exit__(kind, error, trace)
 
     def intend(self, blobs: Iterable[Blob]) -> None:
-        """Write down what is deleted next, if it still may be then."""
+        """Write down what is about to be deleted, if nothing changes by then."""
         if self._list is not None and self._list.lines > LINES:
             self._close()
         self._batches += 1
@@ -95,8 +95,8 @@ class Ledger:
             self._list.add(**self._header)
 
     def add(self, blob: Blob) -> None:
-        """Write down that a blob is gone that was to go."""
-        assert self._list is not None  # noqa: S101 - whatever goes was intended first
+        """Write down that an intended blob was deleted."""
+        assert self._list is not None  # noqa: S101 - every deletion is intended first
         line = self._line(blob)
         self._list.add(**line)
         self.blobs[line["kind"]] += 1
@@ -118,7 +118,7 @@ class Ledger:
             self._list, self._number, self._batches = None, self._number + 1, 0
 
     def _forget(self, batches: int) -> None:
-        for batch in range(batches, 0, -1):  # they are counted from the first one on
+        for batch in range(batches, 0, -1):  # the first one last: batches are found by counting from it
             self._place.drop_lines(self._intention(batch))
 
     # -- what earlier attempts left -----------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ class Ledger:
                 self.bytes[line["kind"]] += line["bytes"]
 
     def _reconstruct(self, batches: int) -> None:
-        """Write the list anew from what was to be deleted and is gone."""
+        """Write the list again: the intended blobs that are gone."""
         with self._place.write_lines(self._name, lasting=True) as found:
             for batch in range(1, batches + 1):
                 lines = _as_far_as_it_goes(self._place.read_lines(self._intention(batch)))
@@ -152,7 +152,7 @@ class Ledger:
 
 
 def _as_far_as_it_goes(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Of a batch that was still being written down, nothing was deleted: all of it will be seen to be there."""
+    """The readable lines. A batch whose file was cut short deleted nothing: all its blobs will still be found."""
     try:
         yield from lines
     except UnreadableManifest:

@@ -11,12 +11,12 @@ from include.xcom_maintenance.core.records import DatabaseIdentity
 from include.xcom_maintenance.flow.guard import Objection
 from include.xcom_maintenance.reports.report import Report
 
-#: Relative to the base path. Its name is of no backend's layout.
+#: Relative to the base path. No backend names its blobs like this.
 OWNER_MARKER = ".xcom-maintenance-owner.json"
 
 
 def marked_owner(blobs: BlobStore) -> str | None:
-    """Who owns the base path as its marker says; None if there is no marker."""
+    """The owner of the base path according to its marker; None if there is no marker."""
     content = blobs.get(OWNER_MARKER)
     if content is None:
         return None
@@ -48,7 +48,7 @@ def warn_of_another(report: Report, marked: str | None, owner: str) -> None:
 def claim(blobs: BlobStore, identity: DatabaseIdentity) -> None:
     """Mark the base path as ours, unless it is marked already; to be called before anything is deleted.
 
-    :raises ImplausiblePlan: if it is marked as somebody else's, or is just being.
+    :raises ImplausiblePlan: if another database has marked it, even at this very moment.
     """
     if marked_owner(blobs) is None:
         note = "The XCom blobs below this path belong to the metadata database named here."
@@ -61,15 +61,15 @@ def claim(blobs: BlobStore, identity: DatabaseIdentity) -> None:
 def judge_owner(marked: str | None, owner: str) -> list[Objection]:
     """Objections to deleting blobs below a base path.
 
-    :param marked: who owns the base path as its marker says; None if there is no marker yet.
+    :param marked: the owner according to the marker; None if there is no marker yet.
     :param owner: who we are.
     """
     if not is_anothers(marked, owner):
         return []
     return [
         Objection(
-            f"The blob base path belongs to the metadata database {marked}, but the connection leads to {owner}",
+            f"The blob base path belongs to the metadata database {marked}, but the connection points to {owner}",
             "metadata_conn_id",
-            "Correct the connection or the base path. If the database was moved, delete the marker object once",
+            "Fix the connection or the base path. If the database was moved, delete the marker object once",
         )
     ]

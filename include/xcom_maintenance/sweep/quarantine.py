@@ -1,4 +1,4 @@
-"""The quarantine: where it keeps a blob, which says where the blob came from, and how long."""
+"""The quarantine: the key of a blob there tells where the blob came from and since when it is there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIME = "%Y%m%dT%H%M%SZ"
 
 
 def folder_of(header: dict[str, Any]) -> str:
-    """The folder of a plan's blobs: folders sort by time, and each plan has its own.
+    """The quarantine folder of a plan. Folders sort by time, and each plan has its own.
 
     :param header: of the plan's manifest.
     """
@@ -27,7 +27,7 @@ def folder_of(header: dict[str, Any]) -> str:
 
 
 def origin_of(key: str, formats: Formats) -> str | None:
-    """The key below the base path of a blob in quarantine; None for an object that no sweep has put there."""
+    """The original key of a quarantined blob; None for an object that no sweep put there."""
     folder, _, origin = key.partition("/")
     return origin if FOLDER.fullmatch(folder) and formats.read(origin) is not None else None
 
@@ -40,9 +40,9 @@ def returning(job: Job[CommonSettings, Metadata]) -> Formats:
 def quarantined(
     job: Job[CommonSettings, Metadata], formats: Formats, *, planned_before: datetime | None = None
 ) -> Iterator[Blob]:
-    """What sweeps have put into quarantine, the oldest first.
+    """The quarantined blobs, oldest first.
 
-    :param planned_before: only by plans made before then (UTC).
+    :param planned_before: only those of plans made before this time (UTC).
     """
     before = f"{planned_before.astimezone(UTC):{_TIME}}" if planned_before else None
     return (blob for blob in job.quarantine_store.list(before=before) if origin_of(blob.key, formats) is not None)

@@ -17,7 +17,7 @@ from include.xcom_maintenance.core.ages import Age, age_of, believed
 from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
-from include.xcom_maintenance.flow.collector import heap_set_aside
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.job import Job
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.metadata.ports.shared import Metadata, SweepMetadata
@@ -26,8 +26,8 @@ from include.xcom_maintenance.settings.common import CommonSettings
 from include.xcom_maintenance.sweep.ledger import Ledger
 from include.xcom_maintenance.sweep.quarantine import FOLDER
 
-#: Candidates of one batch. A look at the metadata database reads the whole table, however many it is asked about; with
-#: more, the last of a batch would be deleted long after it was verified.
+#: Candidates per batch. A check against the metadata database reads the whole table, however many keys it is given; in
+#: a larger batch, the last blob would be deleted long after it was verified.
 _BATCH = 50_000
 #: A copy that is so much younger than the blob was made of the blob as it is.
 _LONG_AFTER = timedelta(hours=1)
@@ -36,26 +36,26 @@ _COPIES = 8
 
 
 class Kept(StrEnum):
-    """Why a candidate was left where it is, or what was planned did not happen."""
+    """Why a candidate was kept, or what was planned did not happen."""
 
     REFERENCED = "a row refers to it"
     UNFINISHED_RUN = "its run is not finished"
-    TOO_YOUNG = "it was written after the plan was made"
-    UNRECOGNISED = "its name is of no known layout any more"
+    TOO_YOUNG = "written after the plan was made"
+    UNRECOGNISED = "its name matches no known layout any more"
     NAMED_AGAIN = "another row named it, too"
     SPELLED_OTHERWISE = "not found under this name, which the store may spell otherwise"
-    OUT_OF_TIME = "the time was up"
+    OUT_OF_TIME = "time ran out"
     UNEXPLAINED = "not accounted for; please report this"
-    UNKNOWN_AGE = "its age is unknown: the store tells no time, or one that cannot be right"
+    UNKNOWN_AGE = "age unknown: the store tells no time, or one that cannot be right"
 
 
 @dataclass(slots=True)
 class Swept:
-    """What became of the candidates that stayed; the ledger counts those that went."""
+    """The candidates that were kept, and why; the ledger counts those that were disposed of."""
 
     #: By Kept or DeleteResult.
     left: Counter[str] = field(default_factory=Counter)
-    #: Keys that could not be deleted and what the store said, the first few.
+    #: The first few keys that could not be deleted, each with the store's error.
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -85,28 +85,29 @@ class Swept:
         self.left += Counter()  # without what is zero
 
     def describe(self, report: Report, log: logging.Logger, title: str, *, gone: int) -> None:
-        """Put what was left, and what failed, into the report and the log.
+        """Add what was kept, and what failed, to the report and the log.
 
-        :param gone: how many went.
+        :param gone: how many blobs were disposed of.
         """
         if self.left:
             report.put(Table(title, ["reason", "blobs"], [[*item] for item in self.left.most_common()]), first=True)
         if self.failures:
             failures = [list(failure) for failure in self.failures]
-            report.put(Table("Blobs that could not be deleted", ["blob", "answer"], failures), first=True)
-        log.info("Disposed of %s blobs; left %s", f"{gone:,}", dict(self.left))
+            report.put(Table("Blobs that could not be deleted", ["blob", "error"], failures), first=True)
+        kept = ", ".join(f"{number:,} ({reason})" for reason, number in self.left.most_common())
+        log.info("Disposed of %s; kept %s", counted(gone, "blob"), kept or "none")
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """Where blobs go instead of being deleted at once."""
+    """Where blobs are moved instead of being deleted at once."""
 
     store: BlobStore
-    #: A folder for each plan.
+    #: One per plan.
     folder: str
 
     def key(self, key: str) -> str:
-        """Where a blob goes: its own key can be read from it."""
+        """The quarantine key of a blob; it contains the original key."""
         return f"{self.folder}/{key}"
 
 
@@ -131,9 +132,9 @@ def ledger_of(
     part: str = "",
     quarantine: Quarantine | None = None,
 ) -> Ledger:
-    """The list of what a task of a run deletes from ``blobs``, and why.
+    """The ledger of what a task deletes from ``blobs``, and why.
 
-    :param part: the task, where there are several.
+    :param part: the task, if there are several.
     """
     report = job.report
     header = {"kind": "ledger", "plan_id": report.plan_id, "dag_id": report.dag_id, "run_id": report.run_id}
@@ -150,7 +151,6 @@ def ledger_of(
     return Ledger(job.place, part, header=header, line=line, look=blobs.head)
 
 
-@heap_set_aside()
 def sweep(
     candidates: Iterable[Blob],
     *,
@@ -164,19 +164,19 @@ def sweep(
     quarantine: Quarantine | None = None,
     original: Callable[[str], str] = lambda key: key,
 ) -> None:
-    """Dispose of those candidates that nothing refers to and that are still what they were when they were looked at.
+    """Dispose of those candidates that no row refers to and that have not changed since they were listed.
 
-    The order is what makes it safe: the candidate's version was taken before the metadata database is asked; a blob
-    that is written again afterwards has another version and is left alone. For the quarantine a blob is copied before
-    that, and the copy is seen to be there: so it lies in at least one place whenever the work breaks off. And what may
-    go is written down before that.
+    The order makes it safe. A candidate's version is known before the metadata database is checked, so a blob that is
+    written again afterwards has another version and is kept. With a quarantine, a blob is copied first and the copy is
+    verified, so that an interruption at any moment leaves it in at least one place. Before anything is deleted, the
+    ledger records what may be.
 
-    :param candidates: as they were listed or looked up; only what is named here is ever deleted.
-    :param into: is filled as the work goes on, so that what was done is known even if it breaks off.
-    :param modified_before: younger blobs are left alone (UTC).
-    :param ledger: is told of every blob that is deleted, before and after; entered.
-    :param quarantine: None: blobs are deleted for good.
-    :param original: from the key of a candidate the one that values know, where that is another.
+    :param candidates: as listed or looked up; nothing else is ever deleted.
+    :param into: filled along the way, so that what was done is known even after an interruption.
+    :param modified_before: blobs written later (UTC) are kept.
+    :param ledger: records every blob before and after it is deleted; must be entered.
+    :param quarantine: None: blobs are deleted permanently.
+    :param original: maps the key of a candidate to the key that rows refer to, if the two differ.
     """
     stream = iter(candidates)
     while batch := list(islice(stream, _BATCH)):
@@ -204,10 +204,10 @@ def sweep(
                 into.left[deletion.result] += 1
         if quarantine:
             _renew(quarantine, [earlier[key] for key in gone if key in earlier])
-            # Of blobs that were not copied, too: some stores copy what was written again before that can be seen.
+            # Even for blobs that count as not copied: some stores copy a blob that was overwritten before that shows.
             _take_back(quarantine, blobs, [blob.key for blob in old if blob.key not in gone])
         progress.add(len(batch))
-    into.left += Counter()  # without what is zero
+    into.left += Counter()  # drops zero counts
 
 
 _BY_AGE = {Age.YOUNG: Kept.TOO_YOUNG, Age.UNKNOWN: Kept.UNKNOWN_AGE}
@@ -231,7 +231,7 @@ def absent(key: str) -> str:
 
 
 def _still_there(batch: Sequence[Blob], blobs: BlobStore, into: Swept) -> list[Blob]:
-    """Without those that an earlier attempt took, which must not be taken for this one's."""
+    """Without the blobs that an earlier attempt deleted, which must not be counted for this one."""
     there = {blob.key for blob in blobs.head([blob.key for blob in batch])}
     into.left.update(absent(blob.key) for blob in batch if blob.key not in there)
     return [blob for blob in batch if blob.key in there]
@@ -240,7 +240,7 @@ def _still_there(batch: Sequence[Blob], blobs: BlobStore, into: Swept) -> list[B
 def _verified(
     batch: Sequence[Blob], into: Swept, metadata: SweepMetadata, formats: Formats, original: Callable[[str], str]
 ) -> list[Blob]:
-    """Those that no value means, of runs that are finished, right now."""
+    """Those that no row refers to and whose run is finished, right now."""
     if not batch:
         return []
     keys = {blob.key: original(blob.key) for blob in batch}
@@ -332,7 +332,7 @@ def _copy(
 
 
 def _take_back(quarantine: Quarantine, blobs: BlobStore, keys: Sequence[str]) -> None:
-    """Delete the copies of blobs that stayed after all, and are seen to: a store may fail a delete and yet do it."""
+    """Delete the copies of blobs that were kept and still exist: a store may delete a blob and yet report failure."""
     copies = [quarantine.key(blob.key) for blob in blobs.head(keys)] if keys else []
     if copies:
         for _ in quarantine.store.delete_unchanged(quarantine.store.head(copies)):

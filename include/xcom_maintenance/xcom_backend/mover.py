@@ -74,7 +74,7 @@ class BlobBackend:
             from xcom_blob_backend import moving
 
             if not moving.is_movable(value.place.key, json.loads(value.text)):
-                raise ValueStays("says where a value is, or is read by the scheduler")
+                raise ValueStays("refers to a value elsewhere, or is read by the scheduler")
             return Moved(*moving.into_blob(value.text, coordinates(value.place)))
 
     def into_row(self, value: ReadValue) -> Moved:
@@ -83,7 +83,7 @@ class BlobBackend:
 
             row = json.loads(value.text)
             if not moving.is_reference(row):
-                raise ValueStays("is in its row already")
+                raise ValueStays("is already in its row")
             return Moved(*moving.into_row(row, coordinates(value.place)))
 
     def probe(self, direction: str, place: ValuePlace) -> None:
@@ -91,12 +91,12 @@ class BlobBackend:
             with _errors():
                 wrong = self._probe(direction, place)
         except ValueStays as why:
-            wrong = f"of a canary {why}"
+            wrong = f"test value: {why}"
         if wrong:
             raise ConfigurationError(
-                f"The XCom backend of this Airflow, {self.name}, cannot read what rows would hold: {wrong}",
+                f"The configured XCom backend, {self.name}, could not read the moved values: {wrong}",
                 setting="[core] xcom_backend",
-                remedy="See docs/backend.md on how to switch between backends",
+                remedy="See docs/backend.md for how to switch backends",
             )
 
     def _probe(self, direction: str, place: ValuePlace) -> str:
@@ -112,8 +112,8 @@ class BlobBackend:
             try:
                 found = self._active.deserialize_value(SimpleNamespace(key=_CANARY_KEY, value=row))
             except Exception as error:  # noqa: BLE001 - whatever a backend raises; its text could quote the value
-                return f"for a canary it raises {type(error).__name__}"
-            return "" if found == _CANARY else "for a canary it gives back something else"
+                return f"reading a test value raises {type(error).__name__}"
+            return "" if found == _CANARY else "a test value comes back changed"
         finally:
             transfer.purge(reference, at)
 
@@ -132,9 +132,9 @@ def _errors() -> Iterator[None]:
         from xcom_blob_backend import errors
     except ImportError as error:
         raise ConfigurationError(
-            f"The module {error.name} is not there",
+            f"The module {error.name} is not installed",
             setting="[xcom_blob_backend]",
-            remedy="Copy plugins/xcom_blob_backend into the plugins folder, and install what docs/backend.md names",
+            remedy="Copy plugins/xcom_blob_backend into the plugins folder, and install its packages (docs/backend.md)",
         ) from None
     try:
         yield
@@ -142,17 +142,17 @@ def _errors() -> Iterator[None]:
         raise ConfigurationError(str(why), setting="[xcom_blob_backend]", remedy="See docs/backend.md") from None
     except errors.StoreFailed as why:
         raise StoreUnavailable(
-            str(why), setting="[xcom_blob_backend] path", remedy="The task is retried; what was moved stays moved"
+            str(why), setting="[xcom_blob_backend] path", remedy="The task is retried; values already moved stay moved"
         ) from None
     except errors.XComBlobError as why:
         raise ValueStays(_WORDS.get(type(why).__name__, type(why).__name__)) from None
 
 
 _WORDS = {
-    "BlobMissing": "its blob is gone",
+    "BlobMissing": "its blob is missing",
     "BlobDamaged": "its blob is damaged",
-    "BlobMisplaced": "its blob was written for another entry",
+    "BlobMisplaced": "its blob was written for another XCom",
     "BlobUndecryptable": "its blob cannot be decrypted with the configured keys",
-    "BlobOutsideBasePath": "its blob is neither below path nor below one of also_read",
-    "ValueTooLarge": "it is too large to be encrypted at once",
+    "BlobOutsideBasePath": "its blob is outside path and also_read",
+    "ValueTooLarge": "it is too large to encrypt in one piece",
 }

@@ -13,13 +13,13 @@ from include.xcom_maintenance.metadata.ports.size_audit import StoredValue
 
 
 class Trouble(StrEnum):
-    """Why a value cannot be looked at, or cannot be sealed again."""
+    """Why a value cannot be read or re-encrypted."""
 
-    MISSING = "its blob is gone"
-    OUTSIDE = "its blob lies below none of the paths that are configured"
-    DAMAGED = "it is damaged, or of a newer format"
-    UNDECRYPTABLE = "it does not open with its key"
-    MISPLACED = "it was written for another entry"
+    MISSING = "its blob is missing"
+    OUTSIDE = "its blob is outside the configured paths"
+    DAMAGED = "it is damaged or has a newer format"
+    UNDECRYPTABLE = "it cannot be decrypted with its key"
+    MISPLACED = "it was written for another XCom"
     UNREACHABLE = "the store failed"
 
 

@@ -111,7 +111,7 @@ class BackendVault:
         try:
             reseal.renew(former)
         except StoreFailed as error:
-            log.warning("A blob that was replaced keeps its age: %s", error)
+            log.warning("The age of a replaced blob could not be renewed: %s", error)
             return False
         return True
 
@@ -119,7 +119,7 @@ class BackendVault:
         """The backend's messages name entries and blobs, never values or keys."""
         if self._told < _TOLD:
             self._told += 1
-            log.warning("Left alone, %s: %s: %s", row.dag_id, type(error).__name__, error)
+            log.warning("Not re-encrypted, %s: %s: %s", row.dag_id, type(error).__name__, error)
         return Trouble[_TROUBLES.get(type(error).__name__, "DAMAGED")]
 
 
@@ -137,7 +137,7 @@ def _unusable() -> str:
     try:
         from xcom_blob_backend.config import is_configured
     except ImportError:
-        return "The plugin xcom_blob_backend is not there"
+        return "The plugin xcom_blob_backend is not installed"
     if not is_configured():
         return "The XCom backend xcom_blob_backend is not configured ([xcom_blob_backend] path)"
     return ""
@@ -156,7 +156,7 @@ def _usable() -> Iterator[None]:
         raise ConfigurationError(
             f"The XCom backend cannot be used here: {error}",
             setting=_SETTING,
-            remedy="Correct it for the workers. Nothing of this batch was changed",
+            remedy="Correct it on the workers. Nothing in this batch was changed",
         ) from None
     except StoreFailed as error:
         raise StoreUnavailable(

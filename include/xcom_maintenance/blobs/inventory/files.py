@@ -42,13 +42,13 @@ def reader(file_format: str, schema: str, *, setting: str) -> Reader:
             import pyarrow.parquet  # noqa: F401 - better said now than after the download
         except ImportError:
             raise ConfigurationError(
-                "The S3 Inventory is in Parquet, and the package that reads it is not installed",
+                "The S3 Inventory is in Parquet format, but pyarrow is not installed",
                 setting=setting,
                 remedy="Install pyarrow on the workers, or let S3 write the inventory as CSV",
             ) from None
         return _parquet
     raise ConfigurationError(
-        f"The S3 Inventory is in the format {file_format}, which is not supported",
+        f"The S3 Inventory has an unsupported format: {file_format}",
         setting=setting,
         remedy="Let S3 write the inventory as CSV or Parquet",
     )
@@ -57,9 +57,9 @@ def reader(file_format: str, schema: str, *, setting: str) -> Reader:
 def _require(missing: set[str], setting: str) -> None:
     if missing:
         raise ConfigurationError(
-            f"The S3 Inventory lacks the fields {', '.join(sorted(missing))}",
+            f"The S3 Inventory lacks these fields: {', '.join(sorted(missing))}",
             setting=setting,
-            remedy="Add Size, LastModifiedDate and ETag to the fields of the inventory configuration",
+            remedy="Add the fields Size, LastModifiedDate and ETag to the inventory configuration",
         )
 
 

@@ -108,23 +108,23 @@ class InventoriedBlobStore:
         checksum = self._get(key.removesuffix("json") + "checksum")
         if content is None or checksum is None:
             raise _wrong(
-                f"There is no manifest.json with its manifest.checksum at s3://{self._address.bucket}/{key}",
-                "Name the manifest.json of a finished inventory, or the folder with the dated folders",
+                f"There is no manifest.json with a manifest.checksum at s3://{self._address.bucket}/{key}",
+                "Set it to the manifest.json of a finished inventory, or to the folder with the dated folders",
             )
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != checksum.decode(errors="replace").strip():
-            raise _broken(f"s3://{self._address.bucket}/{key} is not what its manifest.checksum says")
+            raise _broken(f"s3://{self._address.bucket}/{key} does not match its manifest.checksum")
         try:
             manifest = self._understood(key, json.loads(content))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _wrong(
-                f"s3://{self._address.bucket}/{key} is no manifest of an S3 Inventory: {type(error).__name__}",
-                "Name the manifest.json that S3 wrote",
+                f"s3://{self._address.bucket}/{key} is not an S3 Inventory manifest: {type(error).__name__}",
+                "Set it to the manifest.json that S3 wrote",
             ) from None
         if manifest.source_bucket != self.base.uri.bucket:
             raise _wrong(
                 f"The S3 Inventory is of the bucket {manifest.source_bucket!r}, and the blobs are in "
                 f"{self.base.uri.bucket!r}",
-                "Name an inventory of the bucket of the blob base path",
+                "Set it to an inventory of the bucket of the blob base path",
             )
         return manifest
 
@@ -153,7 +153,7 @@ class InventoriedBlobStore:
                 return f"{folder}{name}manifest.json"
         raise _wrong(
             f"There is no finished inventory in s3://{self._address.bucket}/{folder}",
-            "Name the folder with the dated folders, which ends in the name of the inventory configuration",
+            "Set it to the folder with the dated folders; its last part is the name of the inventory configuration",
         )
 
     # -- the data files -------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class InventoriedBlobStore:
             with tempfile.TemporaryFile() as file:
                 # The whole of it first, so that nothing is concluded from a file that is damaged or cut short.
                 if self._download(manifest.bucket, key, into=file) != checksum:
-                    raise _broken(f"s3://{manifest.bucket}/{key} is not what its manifest says")
+                    raise _broken(f"s3://{manifest.bucket}/{key} does not match its manifest")
                 try:
                     yield from manifest.read(file)
                 except MaintenanceError:
@@ -231,13 +231,13 @@ def inventory_address(text: str) -> BlobUri:
     try:
         address = BlobUri.parse(text.strip().rstrip("/"))
     except InvalidBlobUri as why:
-        raise _wrong(f"The address of the S3 Inventory cannot be used: {why}", _EXAMPLE) from None
+        raise _wrong(f"The URL of the S3 Inventory cannot be used: {why}", _EXAMPLE) from None
     if address.scheme != "s3" or not address.key:
-        raise _wrong("The address of the S3 Inventory names no folder of a bucket", _EXAMPLE)
+        raise _wrong("The URL of the S3 Inventory has no folder in the bucket", _EXAMPLE)
     return address
 
 
-_EXAMPLE = "Set it to an address such as s3://inventory-bucket/prefix/source-bucket/configuration-name"
+_EXAMPLE = "Set it to a URL such as s3://inventory-bucket/prefix/source-bucket/configuration-name"
 
 
 def _wrong(problem: str, remedy: str) -> ConfigurationError:
@@ -245,4 +245,4 @@ def _wrong(problem: str, remedy: str) -> ConfigurationError:
 
 
 def _broken(problem: str) -> StoreUnavailable:
-    return StoreUnavailable(problem, setting=_SETTING, remedy="Wait for the next inventory, or name an older one")
+    return StoreUnavailable(problem, setting=_SETTING, remedy="Wait for the next inventory, or use an older one")

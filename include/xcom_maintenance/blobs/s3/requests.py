@@ -142,9 +142,9 @@ class S3Requests:
         following = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
         if "IsTruncated" not in answer or (answer["IsTruncated"] and following in {None, "", token}):
             raise StoreUnavailable(
-                f"The listing of {self.base} broke off: the store did not say how it goes on",
+                f"The listing of {self.base} broke off: the store returned no continuation token",
                 setting=self._setting,
-                remedy="A re-run starts it anew",
+                remedy="Another run starts it again",
             )
         return Page([self._listed(item) for item in answer.get("Contents", ())], following)
 
@@ -220,29 +220,29 @@ def translated(what: str, *, bucket: str, setting: str) -> Iterator[None]:
         if code == "NoSuchBucket":
             raise wrong(
                 f"The bucket {bucket!r} of the {what} does not exist",
-                remedy="Correct the address, or create the bucket",
+                remedy="Correct the URL, or create the bucket",
             ) from None
         if code in _DENIED:
             raise wrong(
-                f"The {what} cannot be used: the store answered {code} ({error.operation_name})",
+                f"The {what} cannot be used: the store returned {code} ({error.operation_name})",
                 remedy="Check the connection that the address names (or blob_conn_id) and its rights: listing, reading "
                 "and, to enforce, writing and deleting",
             ) from None
         raise StoreUnavailable(
-            f"The object store answered {code} ({what})",
+            f"The object store returned {code} ({what})",
             setting=setting,
-            remedy="What is done is done and in the report; a re-run goes on",
+            remedy="Work done so far is kept and in the report; another run continues from there",
         ) from None
     except NoCredentialsError:
         raise wrong(
             f"There are no credentials for the {what}",
-            remedy="Name a connection in the address (s3://conn_id@bucket/prefix) or in blob_conn_id",
+            remedy="Name a connection in the URL (s3://conn_id@bucket/prefix) or in blob_conn_id",
         ) from None
     except (BotoCoreError, ResponseParserError) as error:
         raise StoreUnavailable(
             f"The object store cannot be reached ({what}): {type(error).__name__}",
             setting=setting,
-            remedy="Check the endpoint of the connection and the network of the workers",
+            remedy="Check the connection's endpoint and the network of the workers",
         ) from None
 
 

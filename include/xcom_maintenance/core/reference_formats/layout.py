@@ -154,10 +154,10 @@ def layout(name: str, pattern: str, *, quoted: bool = False) -> Layout:
     try:
         compiled = re.compile(pattern)
     except re.error as why:
-        raise ValueError(f"the pattern of {name!r} is no regular expression: {why}") from None
+        raise ValueError(f"the pattern of {name!r} is not a regular expression: {why}") from None
     unknown = set(compiled.groupindex) - GROUPS
     if unknown:
-        raise ValueError(f"the pattern of {name!r} has a group {sorted(unknown)[0]!r}; known are {sorted(GROUPS)}")
+        raise ValueError(f"the pattern of {name!r} has a group {sorted(unknown)[0]!r}; allowed are {sorted(GROUPS)}")
     if "unique" not in compiled.groupindex:
         raise ValueError(
             f"the pattern of {name!r} has no group 'unique', such as (?P<unique>[0-9a-f-]{{36}}): the UUID or the 32 "

@@ -14,9 +14,9 @@ class Return(StrEnum):
     """Whether an archived row can return."""
 
     POSSIBLE = "can be restored"
-    EXISTS = "is there already"
-    NO_RUN = "its run is gone"
-    NO_TASK_INSTANCE = "its task instance is gone"
+    EXISTS = "already exists"
+    NO_RUN = "its run no longer exists"
+    NO_TASK_INSTANCE = "its task instance no longer exists"
 
 
 class RestoreMetadata(RetentionMetadata, NameMetadata, BusyMetadata, Protocol):

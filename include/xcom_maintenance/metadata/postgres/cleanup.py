@@ -18,7 +18,7 @@ from include.xcom_maintenance.metadata.postgres import references as refs
 from include.xcom_maintenance.metadata.postgres.archive import RETURNING, copy_deleted
 from include.xcom_maintenance.metadata.postgres.retention import Retention, RetentionQueries
 from include.xcom_maintenance.metadata.postgres.session import BY_INDEX
-from include.xcom_maintenance.metadata.postgres.states import LOCK_RUNS, STATES, CameToLifeError, array
+from include.xcom_maintenance.metadata.postgres.states import LOCK_RUNS, STATES, CameToLifeError
 
 
 class CleanupQueries(RetentionQueries):
@@ -60,7 +60,7 @@ class CleanupQueries(RetentionQueries):
         :raises CameToLifeError: if a run of the batch did while the statement ran; nothing was deleted then.
         """
         wanted = self._retentions(doomed)
-        runs = {**STATES, "ids": array(sorted(set(doomed.dag_run_ids)))}
+        runs = {**STATES, "ids": sorted(set(doomed.dag_run_ids))}
 
         def work(cursor: Any) -> Deleted:
             cursor.execute(BY_INDEX)

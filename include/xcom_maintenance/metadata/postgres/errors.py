@@ -34,29 +34,29 @@ def _explain(error: Exception, state: str | None, message: str | None, setting: 
     state = state or ""
     kind: type[MaintenanceError] = MaintenanceError
     if state == "42501":
-        kind, problem = ConfigurationError, f"The metadata database refused: {text}"
-        remedy = "Grant the role of the connection what is missing"
+        kind, problem = ConfigurationError, f"The metadata database denied access: {text}"
+        remedy = "Grant the missing privilege to the role of the connection"
     elif state == "55P03":
-        kind, problem = TryAgain, "A lock on the metadata database was not granted in time"
-        setting, remedy = "lock_timeout_seconds", "Nothing of this batch was changed; the task is retried"
+        kind, problem = TryAgain, "A lock in the metadata database could not be acquired in time"
+        setting, remedy = "lock_timeout_seconds", "Nothing in this batch was changed; the task is retried"
     elif state in {"40001", "40P01"}:
-        kind, problem = TryAgain, "Another transaction was in the way (serialization failure or deadlock)"
-        remedy = "Nothing of this batch was changed; the task is retried"
+        kind, problem = TryAgain, "Another transaction interfered (serialization failure or deadlock)"
+        remedy = "Nothing in this batch was changed; the task is retried"
     elif state == "57014":
         kind, problem = StoreUnavailable, "A statement on the metadata database took too long and was cancelled"
         setting = "statement_timeout_seconds"
-        remedy = "Nothing of this batch was changed; lower batch_rows or raise the timeout"
+        remedy = "Nothing in this batch was changed; lower batch_rows or raise the timeout"
     elif state.startswith("28") or "authentication failed" in whole or "no password supplied" in whole:
         kind = ConfigurationError
-        problem = "The metadata database refused the login and password of the connection"
+        problem = "The metadata database rejected the login or password of the connection"
         remedy = "Correct the connection's login and password"
     elif re.search(r'(database|role) "[^"]*" does not exist', whole):
         kind, problem = ConfigurationError, f"The metadata database cannot be opened: {text}"
         remedy = "Correct the connection's schema (the name of the database) and login"
     elif not state or state[:2] in {"08", "57", "53"}:
         kind, problem = TryAgain, f"The metadata database cannot be reached: {text}"
-        remedy = "Check the connection's host and port, and that the workers may connect to the database"
+        remedy = "Check the connection's host and port, and that the workers can reach the database"
     else:
-        problem = f"The metadata database answered with error {state}: {text}"
-        remedy = "Nothing of this batch was changed"
+        problem = f"The metadata database returned error {state}: {text}"
+        remedy = "Nothing in this batch was changed"
     return kind(problem, setting=setting, remedy=remedy)

@@ -27,7 +27,6 @@ from include.xcom_maintenance.metadata.postgres.states import (
     UNFINISHED,
     UNFINISHED_AMONG,
     CameToLifeError,
-    array,
 )
 
 #: Postgres' compressions make no more than 255 bytes of one. Values that are stored in less than the 256th part of the
@@ -136,7 +135,7 @@ class OffloadQueries(Connected):
         :raises CameToLifeError: if a run came to life while the statement ran; nothing was changed then.
         """
         places = primary_keys([one.old.place for one in replacements])
-        runs = {**STATES, "ids": array(sorted(set(places["runs"])))}
+        runs = {**STATES, "ids": sorted(set(places["runs"]))}
         if self._may_lock_runs:  # whoever clears a run waits, or is seen
             cursor.execute(LOCK_RUNS, runs)
         cursor.execute(_LOCK, places)
@@ -152,7 +151,7 @@ class OffloadQueries(Connected):
         )
         done = [number for (number,) in cursor.fetchall()]
         changed = {replacements[number - 1].old.place.dag_run_id for number in done}
-        cursor.execute(UNFINISHED_AMONG, {**runs, "ids": array(sorted(changed))})
+        cursor.execute(UNFINISHED_AMONG, {**runs, "ids": sorted(changed)})
         if revived := {row[0] for row in cursor.fetchall()}:
             raise CameToLifeError(revived)
         return done

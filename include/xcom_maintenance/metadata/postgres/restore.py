@@ -88,7 +88,7 @@ def unreadable_rows() -> Iterator[None]:
         raise ConfigurationError(
             f"The database cannot read a row of the archive (error {state})",
             setting="archive",
-            remedy="The archive was changed, or comes from another version of Airflow. Nothing of this batch was "
+            remedy="The archive was modified, or comes from another version of Airflow. Nothing in this batch was "
             "changed; leave the row out by dag_ids, run_ids or task_ids",
         ) from None
 

@@ -23,7 +23,7 @@ from include.xcom_maintenance.metadata.postgres.rows import ADDRESS
 from include.xcom_maintenance.metadata.postgres.runs import RunQueries, ages, horizon
 from include.xcom_maintenance.metadata.postgres.scopes import scope_condition
 from include.xcom_maintenance.metadata.postgres.session import BY_INDEX
-from include.xcom_maintenance.metadata.postgres.states import STATES, UNFINISHED, UNFINISHED_AMONG, array
+from include.xcom_maintenance.metadata.postgres.states import STATES, UNFINISHED, UNFINISHED_AMONG
 
 #: Where a run keeps its latest values: the rows that xcom_pull(include_prior_dates=True) would take, if
 #: it were called by a run made now, by the next scheduled one, or by any run of the DAG that is not finished. Airflow
@@ -72,7 +72,7 @@ class Retention:
     def __init__(self, cut: Cut, runs: Sequence[int]) -> None:
         self._with = _KEEPERS if cut.keep_latest_value else ""
         self._kept = _KEPT if cut.keep_latest_value else "false"
-        self.parameters: dict[str, Any] = {**STATES, "ids": array(runs), "cutoff": cut.cutoff}
+        self.parameters: dict[str, Any] = {**STATES, "ids": list(runs), "cutoff": cut.cutoff}
         # The ids themselves, and not a join with the runs: to look them all up by one index scan costs a fifth less.
         self._selected = f"x.dag_run_id = ANY(%(ids)s::int[]) AND {self._chosen(cut.selection)}"
         self._finished = f"{self._selected} AND NOT x.dag_run_id = ANY(ARRAY({UNFINISHED_AMONG}))"

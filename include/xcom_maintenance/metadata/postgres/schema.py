@@ -80,9 +80,10 @@ class SchemaQueries(Connected):
                     "in which Airflow keeps its own tables",
                 )
             raise ConfigurationError(
-                "The schema of this metadata database is not known: missing or of another type are " + ", ".join(wrong),
+                "Unknown schema in this metadata database: these columns are missing or have another type: "
+                + ", ".join(wrong),
                 setting=self._setting,
-                remedy="Airflow 3.1 or later on Postgres is needed; run `airflow db migrate`, or update the bundle",
+                remedy="Airflow 3.1 or later on Postgres is required; run `airflow db migrate`, or update the bundle",
             )
         wanted = {"DELETE": may_delete, "INSERT": may_insert, "UPDATE (value)": may_update}
         rights = [right for right, needed in wanted.items() if needed]
@@ -108,7 +109,7 @@ class SchemaQueries(Connected):
             role = missing[0][0]
             grants = "; ".join(f'GRANT {right} ON {table} TO "{role}"' for _, table, right in missing)
             raise ConfigurationError(
-                f"The role {role!r} of the metadata connection lacks rights: "
+                f"The role {role!r} of the metadata connection lacks privileges: "
                 + ", ".join(f"{right} on {table}" for _, table, right in missing),
                 setting=self._setting,
                 remedy=f"As the owner of the tables, run: {grants}",
@@ -125,7 +126,7 @@ class SchemaQueries(Connected):
         revision = ", ".join(revisions) or "none"
         if revision not in KNOWN_REVISIONS and revision != self._accepted_revision:
             raise ConfigurationError(
-                f"The schema revision {revision!r} of this metadata database is not known; known are "
+                f"The schema revision {revision!r} of this metadata database is unknown; the bundle knows "
                 + ", ".join(f"{known} (Airflow {version})" for known, version in KNOWN_REVISIONS.items()),
                 setting="accept_schema_revision",
                 remedy=f"Update the bundle, or set accept_schema_revision to {revision!r} and read a report first",

@@ -124,7 +124,7 @@ class Session:
             with attempt:
                 [(status,)] = self.rows(_STATUS, {"id": transaction})
                 if status == "in progress":
-                    raise TryAgain("A transaction is still being decided", remedy="The task is retried")
+                    raise TryAgain("The outcome of a transaction is not known yet", remedy="The task is retried")
                 return bool(status == "committed")
         raise AssertionError("the attempts end with a result or an error")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from itertools import pairwise
 
 from include.xcom_maintenance.core.runs import FINISHED_RUN_STATES, FINISHED_TASK_STATES
@@ -52,8 +52,3 @@ class CameToLifeError(Exception):
     def __init__(self, dag_run_ids: Collection[int]) -> None:
         self.dag_run_ids = dag_run_ids
         super().__init__("a run of the batch came to life")
-
-
-def array(numbers: Sequence[int]) -> str:
-    """Numbers as Postgres writes an array of them: quicker than to adapt each number."""
-    return "{" + ",".join(map(str, numbers)) + "}"

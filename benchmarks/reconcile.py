@@ -257,7 +257,7 @@ def _reconciliation(server: PostgresServer, s3: RcloneS3) -> Iterator[Any]:
                 lambda: psycopg.connect(server.url(DATABASE)), setting="x", lock_timeout=5, statement_timeout=600
             ),
             Path(reports),
-            Settings(mode="enforce", disposal="delete"),
+            Settings(mode="enforce", disposal="delete", delete_without_conditions=True),
             S3BlobStore(s3.client(), base, setting="x"),
             S3BlobStore(s3.client(), base.quarantine, setting="x"),
         )

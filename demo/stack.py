@@ -87,7 +87,12 @@ def _environment(postgres: PostgresServer, s3: RcloneS3, reports: Path, archive:
         "AIRFLOW_CONN_AWS_XCOM": s3.airflow_connection_json(),
         "AIRFLOW_CONN_AIRFLOW_METADATA_DB": json.dumps(postgres.role_connection(DATABASE)),
         "AIRFLOW_VAR_XCOM_MAINTENANCE": json.dumps(
-            {"report_path": f"file://{reports}", "archive_path": f"file://{archive}"} | POLICY
+            {
+                "report_path": f"file://{reports}",
+                "archive_path": f"file://{archive}",
+                "delete_without_conditions": True,  # rclone ignores them
+            }
+            | POLICY
         ),
     }
 

@@ -36,6 +36,7 @@ def test_enforce_mode_deletes_exactly_what_the_report_listed(bundle: Bundle, buc
             history.xcom(run, {"small": True}, age_days=age, key="small")
     listed = bundle.run("xcom_cleanup").succeeded()
     before = history.rows()
+    bundle.variable = {"delete_without_conditions": True}
     enforced = bundle.run("xcom_cleanup", mode="enforce").succeeded()
     gone = before - history.rows()
     listed_runs = {(run["dag_id"], run["run_id"]): run["rows"] for run in listed.planned_runs()}
@@ -418,7 +419,7 @@ def test_a_pending_manifest_of_another_base_path_is_kept_for_when_that_is_config
     outcome = bundle.run("xcom_cleanup", mode="enforce", run_id="mistaken").succeeded()
     assert any("killed.manifest.jsonl.gz" in warning for warning in outcome.report["warnings"])
     assert bucket.has(reference)
-    bundle.variable = {}
+    bundle.variable = {"delete_without_conditions": True}
     assert any("killed" in warning for warning in bundle.run("xcom_cleanup").succeeded().report["warnings"])
     finished = bundle.run("xcom_cleanup", mode="enforce", run_id="mended").succeeded()
     assert finished.report["headline"]["blobs_deleted_for_earlier_runs"] == 1

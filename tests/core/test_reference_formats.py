@@ -15,6 +15,11 @@ PLACE = f"daily_sales/{RUN}/group.extract"
 OURS = Coordinates("daily_sales", RUN, "group.extract")
 U4 = "0b9a3e9c-58a3-4a55-9d0f-6a0b1f0f3d11"
 U7 = "019a2f6e-1c1d-7b3a-8f52-9a5d4d1c7e10"
+#: What copies, editors, locks and people leave beside a blob.
+STRANGE = (
+    *(".tmp", ".part", ".partial", ".lock", ".bak", ".old", ".swp", ".1", ".md5", ".crc", ".json", ".csv", ".parquet"),
+    *("~", ".", ".GZ", ".gz.tmp", ".tar.gz", " .gz", ".tmp-1234"),
+)
 HEX = "5f0c0a6b9d1e4b7f8a2c3d4e5f6a7b8c"
 
 
@@ -85,6 +90,13 @@ def test_no_blob_of_another_known_backend_goes_unrecognised(key: str, whose: Coo
         f"{PLACE}/{U4}\n",
         f"s3_xcom_{U7}x",
         f"a/b/c/data_{U4}.csv",
+        *(f"{PLACE}/{U4}{suffix}" for suffix in STRANGE),
+        *(f"{PLACE}/{U4}.gz{suffix}" for suffix in STRANGE),
+        *(f"{PLACE}/{U4}.xcb{suffix}" for suffix in STRANGE),
+        *(f"{PLACE}/ti-{U7}/report.json{suffix}" for suffix in STRANGE if suffix != ".json"),
+        *(f"s3_xcom_{U4}{suffix}" for suffix in STRANGE),
+        *(f"data_{U4}.json{suffix}" for suffix in STRANGE),
+        f"data_{U4}.tmp",
         "export.csv",
         "",
     ],

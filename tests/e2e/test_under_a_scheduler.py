@@ -137,6 +137,7 @@ def deployment(
     shutil.copy(REPOSITORY / "tests" / "support" / "notifier.py", folder / "library" / "users_notifier.py")
     settings = {
         "report_path": f"file://{folder}/reports",
+        "delete_without_conditions": True,  # rclone ignores them
         "notifier": "users_notifier.ToFile",
         "notifier_kwargs": {"path": str(folder / "told.jsonl"), "text": "{{ ti.task_id }}"},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,6 +189,10 @@ def test_a_wrong_base_path_of_the_stock_backend_names_its_own_setting(
         "relative/folder",
         "{base}/reports",
         "{base}",
+        "{base}/",
+        "{base}-quarantine",
+        "{base}-quarantine/20260101T000000Z-abcdef01",
+        "{base}-quarantine/reports",
     ],
 )
 def test_a_report_path_that_cannot_be_written(
@@ -198,6 +203,25 @@ def test_a_report_path_that_cannot_be_written(
     assert type(outcome.error).__name__ == "AirflowFailException"
     assert "report_path" in str(outcome.error)
     assert history.rows() == before
+
+
+@pytest.mark.parametrize("setting", ["report_path", "archive_path"])
+@pytest.mark.parametrize("below", ["", "/", "/r", "-quarantine", "-quarantine/", "-quarantine/a/b"])
+@pytest.mark.parametrize("dag_id", [CLEANUP, "xcom_orphan_reconciliation"])
+def test_nothing_is_ever_written_among_the_blobs_or_into_the_quarantine(
+    bundle: Bundle, history: History, tmp_path: Path, dag_id: str, setting: str, below: str
+) -> None:
+    history.run("a", 1)
+    base = tmp_path / "blobs"
+    base.mkdir()
+    bundle.common_io["xcom_objectstorage_path"] = f"file://{base}"
+    outcome = bundle.run(dag_id, mode="enforce", **{setting: f"file://{base}{below}"})
+    assert type(outcome.error).__name__ == "AirflowFailException"
+    assert setting in str(outcome.error)
+    assert not Path(f"{base}-quarantine").exists()
+    assert list(base.iterdir()) == []
+    beside = bundle.run(dag_id, **{setting: f"file://{base}-reports/r"}).succeeded()
+    assert beside.summary is not None
 
 
 def test_a_policy_file_that_is_not_yaml(bundle: Bundle, history: History, rows: object, tmp_path: Any) -> None:

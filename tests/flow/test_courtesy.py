@@ -229,6 +229,7 @@ def test_blobs_that_there_was_no_time_for_are_purged_by_the_next_run(
     finished = bundle.task(CLEANUP, "finish", planned, late, run_id="r", **ENFORCE)
     assert (finished["rows_deleted"], finished["blobs_deleted"]) == (3, 0)
     assert all(bucket.has(reference) for reference in old)
+    bundle.variable = {"delete_without_conditions": True}
     again = bundle.run(CLEANUP, **ENFORCE).succeeded()
     assert again.report["headline"]["blobs_deleted_for_earlier_runs"] == 3
     assert not any(bucket.has(reference) for reference in old)

@@ -172,6 +172,7 @@ def test_a_cleanup_deletes_only_the_blob_that_a_backend_wrote_for_that_very_row(
     own = bucket.blob(old, age_days=30)
     history.xcom(old, own, age_days=30, key="own")
     bucket.set_age(dict.fromkeys(places, 30))
+    bundle.variable = {"delete_without_conditions": True}
     outcome = bundle.run(CLEANUP, mode="enforce").succeeded()
     assert bucket.listing() == set(places)
     assert outcome.report["headline"]["blobs_deleted"] == 1

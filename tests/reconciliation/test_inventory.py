@@ -32,7 +32,8 @@ def test_nothing_that_has_changed_since_the_inventory_is_disposed_of(
     orphans = {orphan() for _ in range(3)}
     gone, again, same_again, claimed = (orphan() for _ in range(4))
     inventory = Inventory(bucket.server, file_format, bucket.name)
-    bundle.variable = {"inventory_manifest": f"s3://aws_xcom@{inventory.destination}/{inventory.folder}"}
+    place = f"s3://aws_xcom@{inventory.destination}/{inventory.folder}"
+    bundle.variable = {"inventory_manifest": place, "delete_without_conditions": True}
     inventory.write()
 
     # Since then. All of it is old enough to be an orphan by its age.

@@ -48,11 +48,24 @@ def test_a_blob_with_several_references_is_one_blob() -> None:
     assert [f.kind for f in found if isinstance(f, FoundBlob)] == [BlobKind.REFERENCED]
 
 
-@pytest.mark.parametrize("age", [None, 0, 6.999])
+@pytest.mark.parametrize("age", [0, 6.999])
 def test_a_blob_that_may_be_younger_than_the_grace_period_is_no_orphan(age: float | None) -> None:
     [found] = match([blob(f"a/r/t/{UUID}", age_days=age)], [], modified_before=NOW - timedelta(7))
     assert isinstance(found, FoundBlob)
     assert found.kind is BlobKind.TOO_YOUNG
+
+
+@pytest.mark.parametrize("age", [None, 365 * 15, 365 * 56, -1, -365 * 80])
+def test_a_blob_whose_time_cannot_be_right_is_no_orphan(age: float | None) -> None:
+    found, old = match(
+        [blob(f"a/r/t/{UUID}", age_days=age), blob(f"b/r/t/{UUID}")],
+        [],
+        modified_before=NOW - timedelta(7),
+        now=lambda: NOW,
+    )
+    assert isinstance(found, FoundBlob)
+    assert isinstance(old, FoundBlob)
+    assert (found.kind, old.kind) == (BlobKind.UNKNOWN_AGE, BlobKind.ORPHAN)
 
 
 @pytest.mark.parametrize("which", ["listing", "references"])

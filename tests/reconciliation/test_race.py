@@ -179,7 +179,13 @@ def test_no_live_blob_is_lost_beside_writers_that_push_anew_and_overwrite(
     blobs, quarantine = (S3BlobStore(client, place, setting="blob_base_path") for place in (base, base.quarantine))
 
     def reconcile(disposal: str) -> Any:
-        settings = Settings(mode="enforce", disposal=disposal, max_orphan_share=1, max_reference_shrink=1)
+        settings = Settings(
+            mode="enforce",
+            disposal=disposal,
+            max_orphan_share=1,
+            max_reference_shrink=1,
+            delete_without_conditions=True,
+        )
         report = Reconciliation(database.store, tmp_path, settings, blobs, quarantine).run()
         assert report.status == "enforced"
         return report.headline

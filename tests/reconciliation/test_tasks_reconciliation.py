@@ -48,6 +48,7 @@ def test_enforce_mode_deletes_exactly_the_orphans_that_the_report_listed(
     orphans = {orphan_of(bucket, dag_id) for dag_id in ("a", "a", "b")}
     listed = bundle.run(DAG).succeeded()
     before = bucket.listing()
+    bundle.variable = {"delete_without_conditions": True}
     enforced = bundle.run(DAG, mode="enforce", disposal="delete").succeeded()
     assert before - bucket.listing() == orphans
     assert {f"xcom/{line['key']}" for line in listed.manifest("orphan")} == orphans
@@ -155,6 +156,56 @@ def test_on_request_rows_whose_blob_is_gone_are_deleted_but_none_of_an_unfinishe
     bucket.put(back.removeprefix(f"s3://aws_xcom@{bucket.name}/"))
     assert bundle.sweep(found, run_id="r", mode="enforce", delete_dangling_rows=True)["dangling_rows_deleted"] == 1
     assert rows - history.rows() == {("a", done.run_id, "t", -1, "return_value")}
+
+
+@pytest.mark.parametrize("mode", ["report", "enforce"])
+def test_a_path_that_no_backend_wrote_never_dangles_and_its_row_is_never_deleted(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str, mode: str
+) -> None:
+    run, other = history.run("a", 3), history.run("b", 3)
+    base = bucket.base
+    place = f"{run.dag_id}/{run.run_id}/t"
+    texts = [
+        f"{base}/exports/2026/report.csv",
+        f"{base}/{uuid.uuid4()}",
+        f"{base}/{place}/result.json",
+        f"{base}/{place}/{uuid.uuid4()}.csv",
+        f"{base}/{place}/{uuid.uuid4()}.tmp",
+        f"{base}/{place}/{uuid.uuid4()}.xcb",  # our own backend writes an object around it
+        f"{base}/{place}/deeper/{uuid.uuid4()}",
+        f"{base}/{run.dag_id}/{run.run_id}/another_task/{uuid.uuid4()}",
+        f"{base}/{run.dag_id}/another run/t/{uuid.uuid4()}",
+        f"{base}/another_dag/{run.run_id}/t/{uuid.uuid4()}.gz",
+        f"{base}/another_dag/{run.run_id}/t/ti-{uuid.uuid4()}/return_value.json",
+        bucket.base + "/" + bucket.blob(other, age_days=3).split("/xcom/")[1].replace("b/", "c/", 1),
+        f"{base}/data_{uuid.uuid4()}.csv",
+    ]
+    for number, text in enumerate(texts):
+        history.xcom(run, text, age_days=3, key=f"text {number}")
+        history.xcom(run, {"bucket": bucket.name, "key": text.split("/", 3)[3]}, age_days=3, key=f"object {number}")
+    rows = history.rows()
+    written = {
+        "plain": f"{base}/{place}/{uuid.uuid4()}",
+        "compressed": f"{base}/{place}/{uuid.uuid4()}.gz",
+        "by instance": f"{base}/{place}/ti-{uuid.uuid4()}/k.json",
+        "own": own_reference(f"{base}/{place}/{uuid.uuid4()}.xcb"),
+    }
+    for key, value in written.items():
+        history.xcom(run, value, age_days=3, key=key)
+    outcome = bundle.run(DAG, mode=mode, delete_dangling_rows=True).succeeded()
+    assert {row["key"] for row in outcome.table("Dangling references")} == set(written)
+    assert outcome.report["headline"]["dangling_references"] == len(written)
+    if mode == "enforce":
+        assert history.rows() == rows
+
+
+def own_reference(uri: str) -> object:
+    """As our own backend writes it into the row."""
+    return {
+        "__classname__": "xcom_blob_backend.BlobReference",
+        "__version__": 1,
+        "__data__": {"uri": uri, "bytes": 1, "stored_bytes": 1},
+    }
 
 
 def test_a_row_that_appears_after_the_find_keeps_its_blob(

@@ -130,6 +130,65 @@ def test_a_stranger_in_the_quarantine_is_left_alone(bundle: Bundle, folder: Fold
     assert all(path.exists() for path in strangers)
 
 
+@pytest.mark.parametrize("seconds", [0, 86_400 * 3_652, 1_420_070_399, 4_102_444_800, 2**55, -(2**40)])
+@pytest.mark.parametrize("disposal", ["quarantine", "delete"])
+def test_a_blob_whose_time_cannot_be_right_is_never_disposed_of(
+    bundle: Bundle, folder: Folder, disposal: str, seconds: int
+) -> None:
+    odd, old = folder.orphan(age_days=0), folder.orphan()
+    os.utime(folder.base / odd, ns=(seconds * 10**9 if abs(seconds) < 2**33 else 0, min(seconds * 10**9, 2**63 - 1)))
+    outcome = enforce(bundle, disposal=disposal)
+    assert odd in folder.blobs()
+    assert old not in folder.blobs()
+    assert outcome.report["headline"]["blobs_of_unknown_age"] == 1
+    assert "The age of 1 blob without a row is unknown" in " ".join(outcome.report["warnings"])
+
+
+def test_a_copy_in_quarantine_whose_time_cannot_be_right_is_never_purged(bundle: Bundle, folder: Folder) -> None:
+    odd, old = folder.orphan(), folder.orphan()
+    enforce(bundle)
+    folder.grow_old(31)
+    os.utime(folder.in_quarantine()[odd], (0, 0))
+    outcome = enforce(bundle)
+    assert set(folder.in_quarantine()) == {odd}
+    assert outcome.report["headline"]["quarantined_blobs_deleted"] == 1
+    assert old not in folder.blobs()
+
+
+def test_a_blob_whose_time_was_lost_since_the_plan_is_never_disposed_of(bundle: Bundle, folder: Folder) -> None:
+    orphan = folder.orphan()
+    found = bundle.find(run_id="r", mode="enforce")
+    (folder.base / orphan).write_text("a new one, by a clock without a battery")
+    os.utime(folder.base / orphan, (0, 0))
+    bundle.sweep(found, run_id="r", mode="enforce")
+    assert orphan in folder.blobs()
+    assert folder.in_quarantine() == {}
+
+
+@pytest.mark.parametrize("suffix", [".tmp", ".part", ".lock", ".bak", ".csv", ".parquet", ".json", ".xcb.tmp"])
+def test_what_lies_beside_a_blob_under_its_name_is_never_disposed_of(
+    bundle: Bundle, folder: Folder, suffix: str
+) -> None:
+    orphan = folder.orphan()
+    beside = folder.put(orphan + suffix, age_days=30)
+    outcome = enforce(bundle)
+    assert beside in folder.blobs()
+    assert set(folder.in_quarantine()) == {orphan}
+    assert outcome.report["headline"]["unrecognised_objects"] == 1
+
+
+def test_what_an_earlier_version_took_for_a_blob_is_not_kept_from_returning(bundle: Bundle, folder: Folder) -> None:
+    key = f"a/gone/t/{uuid.uuid4()}.csv"
+    taken = folder.quarantine / "20260101T000000Z-abcdef01" / key
+    taken.parent.mkdir(parents=True)
+    taken.write_text("mine")
+    folder.set_age(taken, 300)
+    enforce(bundle)
+    assert taken.exists()  # it is not purged
+    bundle.run(RESTORE, mode="enforce", quarantine="all").succeeded()
+    assert key in folder.blobs()
+
+
 # -- putting back --------------------------------------------------
 
 
@@ -177,6 +236,46 @@ def test_blobs_return_without_the_right_to_insert_rows_and_rows_do_not(
     assert orphan in folder.blobs()
     refused = bundle.run(RESTORE, mode="enforce", archive=f"file://{tmp_path}/archive")
     assert "GRANT INSERT ON xcom" in str(refused.error)
+
+
+# -- another owner --------------------------------------------------
+
+
+def others(folder: Folder) -> None:
+    """From now on the base path belongs to another Airflow."""
+    marker = folder.base / ".xcom-maintenance-owner.json"
+    marker.write_text(json.dumps({"owner": "7000000000000000000/the_other"}))
+
+
+def test_what_another_owner_quarantined_is_never_refused_the_way_back(
+    bundle: Bundle, folder: Folder, history: History
+) -> None:
+    taken, there = folder.orphan(), folder.orphan()
+    enforce(bundle)  # as the other one did, which knows no row of it
+    copies = set(folder.in_quarantine())
+    others(folder)
+    history.xcom(history.run("b", 2), f"file://{folder.base}/{taken}", age_days=2)  # ours
+    folder.put(there, age_days=1, content="new")
+    reported = bundle.run(RESTORE, quarantine="all").succeeded()
+    assert any("7000000000000000000/the_other" in warning for warning in reported.report["warnings"])
+    restored = bundle.run(RESTORE, mode="enforce", quarantine="all").succeeded()
+    assert restored.report["headline"]["blobs_restored"] == 1
+    assert (folder.base / taken).read_text() == "x"
+    assert (folder.base / there).read_text() == "new"
+    assert set(folder.in_quarantine()) == copies  # which are the other one's
+    again = bundle.run(RESTORE, mode="enforce", quarantine="all").succeeded()
+    assert again.report["headline"]["blobs_restored"] == 0
+    assert "the_other" in (folder.base / ".xcom-maintenance-owner.json").read_text()
+
+
+@pytest.mark.parametrize("dag_id", [DAG, "xcom_cleanup"])
+def test_a_report_never_hides_that_the_base_path_has_another_owner(bundle: Bundle, folder: Folder, dag_id: str) -> None:
+    assert bundle.run(dag_id).succeeded().report["warnings"] == []
+    others(folder)
+    warnings = bundle.run(dag_id).succeeded().report["warnings"]
+    assert [warning for warning in warnings if "another owner" in warning and "xcom_restore" in warning]
+    refused = bundle.run(dag_id, mode="enforce")
+    assert "7000000000000000000/the_other" in str(refused.error)
 
 
 # -- at every moment --------------------------------------------------

@@ -14,6 +14,8 @@ from collections.abc import Callable
 #: Beside the owner marker, and like it of no backend's layout.
 CANARY_PREFIX = ".xcom-maintenance-canary-"
 CANARY = b"Probes whether deletes honour conditions. It can be deleted.\n"
+#: What a canary holds that could not be deleted: the next probe takes its name, so that they do not add up.
+LEFT = b"Left here by a probe of whether deletes honour conditions, which may not delete it. It can be deleted.\n"
 #: Times that a delete is tried where the store asks for patience: about half a minute in all.
 ATTEMPTS = 9
 

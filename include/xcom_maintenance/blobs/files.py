@@ -8,11 +8,11 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
+from include.xcom_maintenance.blobs.port import DeleteResult, Deletion, Uploads
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
 from include.xcom_maintenance.core.records import Blob
@@ -82,8 +82,7 @@ class FileBlobStore:
             raise
         if not stat.S_ISREG(found.st_mode):
             return None
-        modified = datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC)
-        return Blob(key, found.st_size, modified, f"{found.st_ino}-{found.st_mtime_ns}")
+        return _blob(key, found)
 
     def head(self, keys: Sequence[str]) -> Iterator[Blob]:
         with self._errors():
@@ -91,6 +90,12 @@ class FileBlobStore:
 
     def honours_conditions(self) -> bool:
         return False  # no file system can delete a file on condition that it is unchanged
+
+    def unfinished_uploads(self) -> Uploads | None:
+        return None
+
+    def deletes_only_unchanged(self) -> bool:
+        return True  # see _delete
 
     def delete_unchanged(self, blobs: Iterable[Blob]) -> Iterator[Deletion]:
         for blob in blobs:
@@ -106,11 +111,20 @@ class FileBlobStore:
         path = self._root / blob.key
         if not self._is_inside(path):
             return Deletion(blob, DeleteResult.FAILED, "it is behind a link that leads outside the base path")
+        # Under another name first, where no writer finds it: what is looked at there is what is deleted. Whoever writes
+        # the blob now makes a new file, and whoever wrote it since the last look is seen by the time.
+        aside = path.with_name(f".{uuid.uuid4().hex}.deleting")
         try:
-            path.unlink()
+            path.rename(aside)
+            if not _is_still(aside, blob):
+                _put_back(aside, path)
+                return Deletion(blob, DeleteResult.CHANGED)
+            aside.unlink()
         except FileNotFoundError:
             return Deletion(blob, DeleteResult.GONE)
         except OSError as error:
+            with suppress(OSError):
+                _put_back(aside, path)
             return Deletion(blob, DeleteResult.FAILED, error.strerror or type(error).__name__)
         self._remove_empty_folders(path)
         return Deletion(blob, DeleteResult.DELETED)
@@ -182,3 +196,40 @@ class FileBlobStore:
                 setting=self._setting,
                 remedy="Another run continues where this one stopped",
             ) from None
+
+
+def _blob(key: str, found: os.stat_result) -> Blob:
+    return Blob(key, found.st_size, _moment(found.st_mtime_ns), f"{found.st_ino}-{found.st_mtime_ns}")
+
+
+def _is_still(path: Path, blob: Blob) -> bool:
+    """Whether a file is what was looked at; it is opened, since a network folder may tell old times until then."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except PermissionError:
+        return _blob(blob.key, path.lstat()) == blob
+    try:
+        return _blob(blob.key, os.fstat(file)) == blob
+    finally:
+        os.close(file)
+
+
+def _put_back(aside: Path, path: Path) -> None:
+    """Give a file its name back, unless there is a newer one of that name."""
+    try:
+        os.link(aside, path, follow_symlinks=False)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not path.exists():
+            aside.rename(path)
+            return
+    aside.unlink()
+
+
+def _moment(nanoseconds: int) -> datetime | None:
+    """A time of modification; None for one that no calendar has, as a broken clock leaves."""
+    try:
+        return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from itertools import islice
 
 from include.xcom_maintenance.blobs.canary import CANARY, canary_key, honours_conditions
-from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
+from include.xcom_maintenance.blobs.port import DeleteResult, Deletion, Uploads
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import StoreUnavailable
 from include.xcom_maintenance.core.records import Blob
@@ -66,6 +66,12 @@ class OneByOneStore(ABC):
         if self._conditional is None:
             self._conditional = self._probe()
         return self._conditional
+
+    def unfinished_uploads(self) -> Uploads | None:
+        return None
+
+    def deletes_only_unchanged(self) -> bool:
+        return self.honours_conditions()
 
     def _probe(self) -> bool:
         key = canary_key()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
@@ -29,6 +30,22 @@ class Deletion:
     blob: Blob
     result: DeleteResult
     detail: str = ""
+
+
+@dataclass(slots=True)
+class Uploads:
+    """Uploads in parts that nobody has finished: they take space, and no listing shows them."""
+
+    number: int = 0
+    #: Of the parts of those that were looked at.
+    bytes: int = 0
+    #: Whether there may be more of them, and whether they may have more bytes.
+    more: bool = False
+    more_bytes: bool = False
+    #: When the oldest began (UTC).
+    oldest: datetime | None = None
+    #: Why nothing is known, in the store's own word.
+    unknown: str | None = None
 
 
 class BlobStore(Protocol):
@@ -61,6 +78,12 @@ class BlobStore(Protocol):
         Found out when it is first asked, by deleting a canary; so it needs the rights that deleting does.
         """
 
+    def deletes_only_unchanged(self) -> bool:
+        """Whether a delete never takes what is written between the last look and it.
+
+        Where it may, nothing should be deleted for good that could be written again. Found out as above.
+        """
+
     def delete_unchanged(self, blobs: Iterable[Blob]) -> Iterator[Deletion]:
         """Delete those blobs whose version and time of modification are still what they were.
 
@@ -82,3 +105,9 @@ class BlobStore(Protocol):
 
     def put(self, key: str, content: bytes) -> None:
         """Write a small object."""
+
+    def unfinished_uploads(self) -> Uploads | None:
+        """Uploads in parts below the base path that nobody has finished; None if no such store tells of any.
+
+        Never raises for a right that is missing. The work is bounded: see ``Uploads.more``.
+        """

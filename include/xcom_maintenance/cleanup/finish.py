@@ -30,6 +30,7 @@ def finish(job: CleanupJob, shards: list[Shard]) -> None:
             f"{len(errors)} of {counted(len(shards), 'task')} did not finish: {'; '.join(sorted(set(errors)))}",
             remedy="The report counts what was deleted. Clear the failed tasks, or let the next run delete the rest",
         )
+    _account_for_rows(job)
     failed = 0
     deadline = datetime.fromisoformat(shards[0]["deadline"]) if shards and shards[0]["deadline"] else None
     if job.blobs is not None:
@@ -48,6 +49,20 @@ def finish(job: CleanupJob, shards: list[Shard]) -> None:
             remedy="See the report for the store's errors; the next run tries again",
         )
     report.finish("enforced")
+
+
+def _account_for_rows(job: CleanupJob) -> None:
+    """Say why rows of the plan are still there: what was planned is what was done, and these lines."""
+    headline = job.report.headline
+    left, planned = headline["rows_left"], headline.get("rows_to_delete", 0)
+    reasons = {
+        "left for the next run": left,
+        "its run or a task of it is not finished any more, it is gone, or a rule keeps it by now": (
+            planned - headline["rows_deleted"] - left
+        ),
+    }
+    if rows := [[why, number] for why, number in reasons.items() if number > 0]:
+        job.report.put(Table("Rows of the plan that were not deleted", ["reason", "rows"], rows), first=True)
 
 
 def _collect(job: CleanupJob, shards: list[Shard]) -> list[str]:

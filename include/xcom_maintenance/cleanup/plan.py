@@ -22,7 +22,7 @@ from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.reports.place import ManifestWriter
 from include.xcom_maintenance.retention.current import policy_of
 from include.xcom_maintenance.retention.policy import Part, RunVerdict, given_up
-from include.xcom_maintenance.sweep.owner import judge_owner, marked_owner
+from include.xcom_maintenance.sweep.owner import judge_owner, marked_owner, warn_of_another
 
 #: Runs judged at a time and measured by one query.
 _RUNS_AT_ONCE = 50_000
@@ -57,7 +57,9 @@ def plan(job: CleanupJob) -> None:
                 "max_replication_lag_seconds is set, but the connection's role cannot see how far replicas lag, so the "
                 "cleanup does not wait for them. Grant the role pg_monitor."
             )
-        owner = judge_owner(marked_owner(job.blobs), job.identity.owner) if job.blobs else []
+        marked = marked_owner(job.blobs) if job.blobs else None
+        warn_of_another(report, marked, job.identity.owner)
+        owner = judge_owner(marked, job.identity.owner)
         figures = CleanupFigures(tally.rows, tally.bytes, rows_in_table, clock_ahead)
         limits = CleanupLimits(settings.max_delete_rows, settings.max_delete_bytes, settings.max_delete_share)
         question = f"Delete {counted(tally.rows, 'XCom row')} ({human_bytes(tally.bytes)})?"

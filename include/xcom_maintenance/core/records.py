@@ -50,6 +50,10 @@ class Coordinates:
     run_id: str
     task_id: str
 
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        return self.dag_id, self.run_id, self.task_id
+
 
 @dataclass(frozen=True, slots=True)
 class ValuePlace:

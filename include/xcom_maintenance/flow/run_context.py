@@ -80,5 +80,12 @@ def planned_report(place: ReportPlace, planned: Mapping[str, Any]) -> Report:
 
 
 def fallback_place(context: Mapping[str, Any]) -> ReportPlace:
-    """Where the report goes if the settings are wrong: the report path alone may still be right."""
-    return place_of(context, some_settings(context, "report_path"))
+    """Where the report goes if the settings are wrong: the report path alone may still be right.
+
+    :raises ConfigurationError: if it is not, or leads among the blobs.
+    """
+    try:
+        settings = some_settings(context, "report_path", "blob_base_path")
+    except ConfigurationError:
+        settings = some_settings(context, "report_path")
+    return place_of(context, settings)

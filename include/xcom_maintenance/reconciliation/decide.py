@@ -8,6 +8,7 @@ from typing import Any
 from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.core.sizes import human_bytes
 from include.xcom_maintenance.core.words import counted
+from include.xcom_maintenance.flow.uploads import tell_of_uploads
 from include.xcom_maintenance.reconciliation.findings import Figures
 from include.xcom_maintenance.reconciliation.guard import (
     ReconciliationFigures,
@@ -20,7 +21,7 @@ from include.xcom_maintenance.reconciliation.merge import BlobKind
 from include.xcom_maintenance.reconciliation.previous import LastReconciliation, last_reconciliation, remember
 from include.xcom_maintenance.reconciliation.tables import describe
 from include.xcom_maintenance.reports.place import ManifestWriter
-from include.xcom_maintenance.sweep.owner import judge_owner, marked_owner
+from include.xcom_maintenance.sweep.owner import judge_owner, marked_owner, warn_of_another
 
 #: Objections about these settings cast no doubt on the references.
 _MERELY_LARGE = {"max_orphan_share", "max_orphan_blobs", "max_orphan_bytes"}
@@ -50,10 +51,14 @@ def decide(job: ReconciliationJob) -> None:
             _copy(job.place.read_lines(f"found-{number}"), manifest)
         report.manifest = manifest.path
     describe(job, figures, planned["references"])
+    with report.phase("unfinished uploads"):
+        tell_of_uploads(job)
     last = last_reconciliation(job)
     with report.phase("guard"):
         orphans = figures.kinds[BlobKind.ORPHAN]
-        objections = judge_owner(marked_owner(blobs), job.identity.owner) + judge_reconciliation(
+        marked = marked_owner(blobs)
+        warn_of_another(report, marked, job.identity.owner)
+        objections = judge_owner(marked, job.identity.owner) + judge_reconciliation(
             ReconciliationFigures(
                 recognised_blobs=figures.recognised,
                 orphan_blobs=orphans.objects,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from include.xcom_maintenance.core.records import RowReference
@@ -20,6 +20,7 @@ def find(job: ReconciliationJob, shard: Shard) -> dict[str, Any]:
     """Compare the listing of one range of keys with its references; returns a few figures."""
     blobs, settings, planned = job.blob_store, job.settings, planned_parts(job)
     name = f"found-{shard['shard']}"
+    ahead = job.metadata.now() - datetime.now(UTC)
     references = (_row(line["row"]) for line in job.place.read_lines(f"references-{shard['shard']}"))
     with job.place.write_lines(name) as lines:
         found = Findings(job, blobs, lines)
@@ -31,6 +32,7 @@ def find(job: ReconciliationJob, shard: Shard) -> dict[str, Any]:
                 ignored_prefixes=job.ignored_prefixes,
                 formats=settings.formats,
                 claims_unowned=settings.claim_unowned_blobs,
+                now=lambda: datetime.now(UTC) + ahead,
             )
         )
     job.place.write_part(name, {**found.figures.to_json(), "plan_id": job.report.plan_id})

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore
+from include.xcom_maintenance.core.ages import believed
 from include.xcom_maintenance.core.records import Coordinates, RowReference
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.metadata.ports.reconciliation import Circumstances
@@ -86,8 +87,8 @@ class Figures:
 
 
 #: Kinds that the report counts by DAG, besides orphans.
-_BY_DAG = {BlobKind.FOREIGN, BlobKind.TOO_YOUNG, BlobKind.UNFINISHED_RUN}
-_ODD = {BlobKind.UNRECOGNISED, BlobKind.FOREIGN, BlobKind.UNOWNED}
+_BY_DAG = {BlobKind.FOREIGN, BlobKind.TOO_YOUNG, BlobKind.UNKNOWN_AGE, BlobKind.UNFINISHED_RUN}
+_ODD = {BlobKind.UNRECOGNISED, BlobKind.FOREIGN, BlobKind.UNOWNED, BlobKind.UNKNOWN_AGE}
 
 
 class Findings:
@@ -109,7 +110,7 @@ class Findings:
         oldest: datetime | None = None
         for finding in findings:
             if isinstance(finding, UnmatchedReference):
-                if _can_dangle(finding.reference):
+                if can_dangle(self._job, finding.reference):
                     unmatched.append(finding.reference)
                     if len(unmatched) >= _REFERENCES_AT_ONCE:
                         self._take_unmatched(unmatched)
@@ -120,8 +121,8 @@ class Findings:
             if finding.kind is BlobKind.REFERENCED:
                 referenced += 1
                 size += blob.size
-                if blob.last_modified is not None and (oldest is None or blob.last_modified < oldest):
-                    oldest = blob.last_modified
+                if (modified := believed(blob.last_modified)) and (oldest is None or modified < oldest):
+                    oldest = modified
             elif finding.kind is BlobKind.ORPHAN:
                 candidates.append(finding)
                 if len(candidates) >= _CANDIDATES_AT_ONCE:
@@ -140,7 +141,7 @@ class Findings:
         blob = found.blob
         if blob.key == OWNER_MARKER:
             return
-        modified = _iso(blob.last_modified)
+        modified = None if kind is BlobKind.UNKNOWN_AGE else _iso(believed(blob.last_modified))
         self.figures.kinds[kind].add(1, blob.size, modified)
         if found.coordinates is not None and (kind is BlobKind.ORPHAN or kind in _BY_DAG):
             self.figures.dags[found.coordinates.dag_id].setdefault(kind, Count()).add(1, blob.size, modified)
@@ -152,6 +153,9 @@ class Findings:
         if not candidates:
             return
         metadata = self._job.metadata
+        whose_all = {found.coordinates for found in candidates if found.coordinates}
+        if in_full := metadata.named_in_full(whose_all):
+            candidates = [found.named(in_full) for found in candidates]
         referenced = metadata.referenced([found.blob.key for found in candidates])
         unfinished = metadata.unfinished_runs([found.coordinates for found in candidates if found.coordinates])
         self._look_up_dags({found.coordinates.dag_id for found in candidates if found.coordinates})
@@ -216,9 +220,17 @@ class Findings:
                 self.figures.dangling_rows.append([*place, found.stored_bytes, _iso(found.timestamp), found.key])
 
 
-def _can_dangle(reference: RowReference) -> bool:
-    """Whether a missing blob would break a task: not if its path is merely mentioned or kept in an archive table."""
-    return reference.whole and reference.table == "xcom"
+def can_dangle(job: ReconciliationJob, reference: RowReference) -> bool:
+    """Whether a task that pulls the row is broken if there is no blob.
+
+    A path that is merely mentioned, or kept in an archive table, breaks none; nor does one that no backend wrote there.
+    """
+    owner = Coordinates(reference.dag_id, reference.run_id, reference.task_id)
+    return (
+        reference.whole
+        and reference.table == "xcom"
+        and job.settings.formats.may_dangle(reference.key, owner, ignored_prefixes=job.ignored_prefixes)
+    )
 
 
 def _iso(moment: datetime | None) -> str | None:

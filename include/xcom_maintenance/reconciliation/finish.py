@@ -52,6 +52,12 @@ def _collect(job: ReconciliationJob, shards: list[Shard]) -> tuple[int, list[str
     for part in parts:
         swept.left.update(part.get("left", {}))
         swept.failures += [(key, answer) for key, answer in part.get("failures", [])][: 10 - len(swept.failures)]
+    if any(part.get("instead_of_deleting") for part in parts):
+        report.warn(
+            "The store ignores the conditions of deletes, so it would delete a blob that is written again just before. "
+            "Orphans were moved into quarantine instead, though disposal is delete. With delete_without_conditions: "
+            "true they are deleted at once."
+        )
     report.phases = [phase for phase in report.phases if phase["name"] != SWEEPING]
     report.phases.append({"name": SWEEPING, "seconds": max((part.get("seconds", 0) for part in parts), default=0)})
     report.tables = [table for table in report.tables if table.title != "Orphans swept, by task"]

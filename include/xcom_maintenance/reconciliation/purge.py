@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 
+from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.flow.progress import Progress
 from include.xcom_maintenance.reconciliation.job import ReconciliationJob
 from include.xcom_maintenance.sweep.quarantine import quarantined
 from include.xcom_maintenance.sweep.sweep import Kept, Swept, ledger_of, sweep
+
+
+class Counted:
+    """A stream of blobs, counted as it passes."""
+
+    def __init__(self, blobs: Iterator[Blob]) -> None:
+        self._blobs = blobs
+        self.number = 0
+
+    def __iter__(self) -> Iterator[Blob]:
+        for blob in self._blobs:
+            self.number += 1
+            yield blob
 
 
 def purge(job: ReconciliationJob) -> int:
@@ -23,8 +38,9 @@ def purge(job: ReconciliationJob) -> int:
     ledger = ledger_of(job, job.quarantine_store, part="purge", reason=reason)
     try:
         with report.phase("purge quarantine"), ledger:
+            found = Counted(quarantined(job, settings.formats, planned_before=cutoff))
             sweep(
-                quarantined(job, planned_before=cutoff),
+                iter(found),
                 into=swept,
                 blobs=job.quarantine_store,
                 metadata=job.metadata,
@@ -34,6 +50,8 @@ def purge(job: ReconciliationJob) -> int:
                 formats=settings.formats,
                 original=lambda key: key.partition("/")[2],
             )
+            # Those that an earlier attempt deleted are not listed any more.
+            swept.account_for(found.number + ledger.earlier, ledger)
     finally:
         report.headline["quarantined_blobs_deleted"] = ledger.blobs["deleted"]
         report.headline["quarantined_blob_bytes_deleted"] = ledger.bytes["deleted"]
@@ -42,6 +60,6 @@ def purge(job: ReconciliationJob) -> int:
             f"Referenced by a row again, and so kept in quarantine: {counted(swept.left[Kept.REFERENCED], 'blob')}. "
             "Use xcom_restore to put them back."
         )
-    if swept.failed:
+    if swept.left:
         swept.describe(report, job.log, "Blobs kept in quarantine", gone=ledger.blobs["deleted"])
     return swept.failed

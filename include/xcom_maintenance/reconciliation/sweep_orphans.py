@@ -16,7 +16,7 @@ from include.xcom_maintenance.reconciliation.job import ReconciliationJob
 from include.xcom_maintenance.reconciliation.manifest import own_plan
 from include.xcom_maintenance.sweep.ledger import Ledger
 from include.xcom_maintenance.sweep.quarantine import folder_of
-from include.xcom_maintenance.sweep.sweep import Quarantine, Swept, ledger_of, sweep
+from include.xcom_maintenance.sweep.sweep import Quarantine, Swept, instead_of_deleting, ledger_of, sweep
 
 #: What a task did, over all its attempts; the report adds up the tasks.
 COUNTS = ("orphans_deleted", "orphan_bytes_deleted", "orphans_quarantined", "orphan_bytes_quarantined", "failed")
@@ -54,9 +54,12 @@ def _sweep(job: ReconciliationJob, shard: Shard, name: str, swept: Swept, figure
     own = islice((line for line in lines if line["kind"] == "orphan"), shard["first"], shard["last"] + 1)
     # If the grace period was raised since the plan, the longer one counts.
     grace = datetime.fromisoformat(header["planned_at"]) - settings.grace_period
-    quarantine = None
+    folder = folder_of(header)
     if settings.disposal == "quarantine":
-        quarantine = Quarantine(job.quarantine_store, folder_of(header))
+        quarantine: Quarantine | None = Quarantine(job.quarantine_store, folder)
+    else:
+        quarantine = instead_of_deleting(job, folder)
+        figures["instead_of_deleting"] = quarantine is not None
     with _ledger(job, name, figures, quarantine) as ledger:
         sweep(
             map(_candidate, own),
@@ -69,6 +72,7 @@ def _sweep(job: ReconciliationJob, shard: Shard, name: str, swept: Swept, figure
             formats=settings.formats,
             quarantine=quarantine,
         )
+        swept.account_for(shard["last"] + 1 - shard["first"], ledger)
 
 
 @contextmanager

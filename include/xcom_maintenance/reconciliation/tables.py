@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from include.xcom_maintenance.core.ages import FLOOR
+from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.reconciliation.causes import Cause
 from include.xcom_maintenance.reconciliation.findings import Count, Figures
 from include.xcom_maintenance.reconciliation.job import ReconciliationJob
@@ -13,6 +15,7 @@ from include.xcom_maintenance.reports.report import Table
 
 _FIGURES = {
     "too_young_to_tell": BlobKind.TOO_YOUNG,
+    "blobs_of_unknown_age": BlobKind.UNKNOWN_AGE,
     "foreign_blobs": BlobKind.FOREIGN,
     "unowned_blobs": BlobKind.UNOWNED,
     "unrecognised_objects": BlobKind.UNRECOGNISED,
@@ -66,6 +69,12 @@ def describe(job: ReconciliationJob, found: Figures, references: int) -> None:
             [[key, kind, size, _age(when, now)] for key, kind, size, when in found.odd[:top]],
         ),
     ]
+    if unknown := found.kinds[BlobKind.UNKNOWN_AGE].objects:
+        report.warnings.append(
+            f"The age of {counted(unknown, 'blob')} without a row is unknown: the store tells a time of modification "
+            f"before {FLOOR:%Y}, one in the future, or none. Such blobs count as written now and stay. Copying them "
+            "onto themselves, or touch for files, gives them a time."
+        )
     job.log.info("Found: %s", ", ".join(f"{name}: {value:,}" for name, value in report.headline.items()))
 
 

@@ -106,6 +106,11 @@ class Report:
         self.tables = [other for other in self.tables if other.title != table.title]
         self.tables.insert(0 if first else len(self.tables), table)
 
+    def warn(self, text: str) -> None:
+        """Add a warning, unless it is there: a second attempt does not say things twice."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
     def finish(self, status: str) -> None:
         self.status = status
         self.finished_at = _now()

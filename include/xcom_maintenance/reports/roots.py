@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri
@@ -33,18 +34,21 @@ def archive_root(settings: CommonSettings) -> ObjectStoragePath | None:
 
 def _root(settings: CommonSettings, text: str, setting: str, what: str) -> ObjectStoragePath:
     root = storage_path(text, setting=setting)
-    if settings.blob_base_path and _lies_below(BlobUri.parse(text), settings.blob_base_path):
+    if settings.blob_base_path and (where := _below(BlobUri.parse(text), settings.blob_base_path)):
         raise ConfigurationError(
-            f"The {setting.replace('_', ' ')} {text!r} lies below the blob base path",
+            f"The {setting.replace('_', ' ')} {text!r} lies below {where}",
             setting=setting,
             remedy=f"Keep the {what} outside the blob base path",
         )
     return root
 
 
-def _lies_below(uri: BlobUri, base_path: str) -> bool:
+def _below(uri: BlobUri, base_path: str) -> str | None:
+    """Where among the blobs an address lies; None if it does not."""
     try:
         base = BasePath.parse(base_path, setting="blob_base_path")
     except ConfigurationError:
-        return False  # said elsewhere, in its own words
-    return uri == base.uri or base.contains(uri)
+        return None  # said elsewhere, in its own words
+    places = {"the blob base path": base, "the quarantine beside the blob base path": base.quarantine}
+    uri = replace(uri, key=uri.key.rstrip("/"))
+    return next((name for name, place in places.items() if uri == place.uri or place.contains(uri)), None)

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from include.xcom_maintenance.core.reference_formats import names
 from include.xcom_maintenance.retention.settings import RetentionSettings
 from include.xcom_maintenance.settings.fields import Choice, Place
 
@@ -30,4 +31,7 @@ class RestoreSettings(RetentionSettings):
     def chooses(self, dag_id: str, run_id: str, task_id: str) -> bool:
         """Whether the rows of a task instance are among those to restore."""
         chosen = ((dag_id, self.dag_ids), (run_id, self.run_ids), (task_id, self.task_ids))
-        return all(not globs or any(fnmatchcase(name, glob) for glob in globs) for name, globs in chosen)
+        # An id that is cut in the name of a blob, and that nobody knows any more, still has its hash.
+        return all(
+            not globs or any(fnmatchcase(name, glob) or names(name, glob) for glob in globs) for name, globs in chosen
+        )

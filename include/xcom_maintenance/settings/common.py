@@ -73,6 +73,9 @@ class CommonSettings(BaseModel):
     blob_conn_id: ConnectionId | None = None
     #: Layouts beside the known ones.
     blob_formats: tuple[BlobFormat, ...] = ()
+    #: Whether blobs may be deleted for good where the store deletes also what was written again since the last look. If
+    #: not, they go into quarantine there.
+    delete_without_conditions: bool = False
     #: A manifest.json of an S3 Inventory, or the folder of the dated folders: the listing, instead of LIST calls.
     inventory_manifest: Place | None = None
     #: Any path that ObjectStoragePath takes; None: `xcom_maintenance_reports` in AIRFLOW_HOME.

@@ -13,6 +13,7 @@ from typing import TypeVar
 from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.core.table_figures import Entry
 from include.xcom_maintenance.detection.port import Detector
+from include.xcom_maintenance.flow.uploads import tell_of_uploads
 from include.xcom_maintenance.reports.enforcement import known_enforcement
 from include.xcom_maintenance.reports.pruning import prune
 from include.xcom_maintenance.size_audit.blobs import measure_blobs
@@ -80,6 +81,7 @@ def audit(
         )
     found.conclude(settings)
     describe(job, found)
+    _tried(job, "Unfinished multipart uploads", lambda: tell_of_uploads(job))
     report.finish("audited")
     _prune_reports(job)
 

@@ -47,8 +47,8 @@ class Ledger:
         #: How many blobs were deleted, and their bytes, by kind of line; earlier attempts included.
         self.blobs: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
-        #: Whether earlier attempts deleted anything.
-        self.goes_on = False
+        #: How many blobs went in earlier attempts.
+        self.earlier = 0
         self._number = 0
         self._batches = 0
         self._list: ManifestWriter | None = None
@@ -64,8 +64,13 @@ class Ledger:
                 break
             self._add_up()
             self._forget(batches)
-        self.goes_on = bool(self.blobs)
+        self.earlier = self.blobs.total()
         return self
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether earlier attempts deleted anything."""
+        return self.earlier > 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

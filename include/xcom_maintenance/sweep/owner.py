@@ -9,6 +9,7 @@ from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.errors import ImplausiblePlan
 from include.xcom_maintenance.core.records import DatabaseIdentity
 from include.xcom_maintenance.flow.guard import Objection
+from include.xcom_maintenance.reports.report import Report
 
 #: Relative to the base path. No backend names its blobs like this.
 OWNER_MARKER = ".xcom-maintenance-owner.json"
@@ -23,6 +24,25 @@ def marked_owner(blobs: BlobStore) -> str | None:
         return str(json.loads(content)["owner"])
     except (ValueError, KeyError, TypeError):
         return "unknown (its marker cannot be read)"
+
+
+def is_anothers(marked: str | None, owner: str) -> bool:
+    """Whether a base path is marked as somebody else's.
+
+    :param marked: as ``marked_owner`` found it.
+    :param owner: who we are.
+    """
+    return marked is not None and marked != owner
+
+
+def warn_of_another(report: Report, marked: str | None, owner: str) -> None:
+    """Say in the report, in any mode, that the base path has another owner: who enforces there may take our blobs."""
+    if is_anothers(marked, owner):
+        report.warn(
+            f"The blob base path has another owner, the metadata database {marked}; this one is {owner}. What the "
+            "owner finds no row for it moves into quarantine, values of this Airflow too: xcom_restore puts those "
+            "back. Give each Airflow a base path of its own."
+        )
 
 
 def claim(blobs: BlobStore, identity: DatabaseIdentity) -> None:
@@ -44,7 +64,7 @@ def judge_owner(marked: str | None, owner: str) -> list[Objection]:
     :param marked: the owner according to the marker; None if there is no marker yet.
     :param owner: who we are.
     """
-    if marked is None or marked == owner:
+    if not is_anothers(marked, owner):
         return []
     return [
         Objection(

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from include.xcom_maintenance.core.records import Blob
-from include.xcom_maintenance.core.reference_formats import Formats
+from include.xcom_maintenance.core.reference_formats import FORMERLY_KNOWN, Formats
 from include.xcom_maintenance.flow.job import Job
 from include.xcom_maintenance.metadata.ports.shared import Metadata
 from include.xcom_maintenance.settings.common import CommonSettings
@@ -32,11 +32,17 @@ def origin_of(key: str, formats: Formats) -> str | None:
     return origin if FOLDER.fullmatch(folder) and formats.read(origin) is not None else None
 
 
-def quarantined(job: Job[CommonSettings, Metadata], *, planned_before: datetime | None = None) -> Iterator[Blob]:
+def returning(job: Job[CommonSettings, Metadata]) -> Formats:
+    """In which blobs are named that may return from the quarantine: also what an earlier version took for one."""
+    return job.settings.formats.and_also(FORMERLY_KNOWN)
+
+
+def quarantined(
+    job: Job[CommonSettings, Metadata], formats: Formats, *, planned_before: datetime | None = None
+) -> Iterator[Blob]:
     """The quarantined blobs, oldest first.
 
     :param planned_before: only those of plans made before this time (UTC).
     """
     before = f"{planned_before.astimezone(UTC):{_TIME}}" if planned_before else None
-    formats = job.settings.formats
     return (blob for blob in job.quarantine_store.list(before=before) if origin_of(blob.key, formats) is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from include.xcom_maintenance.blobs.port import BlobStore, DeleteResult
+from include.xcom_maintenance.core.ages import Age, age_of, believed
 from include.xcom_maintenance.core.errors import MaintenanceError
 from include.xcom_maintenance.core.records import Blob
 from include.xcom_maintenance.core.reference_formats import KNOWN, Formats
@@ -23,22 +24,29 @@ from include.xcom_maintenance.metadata.ports.shared import Metadata, SweepMetada
 from include.xcom_maintenance.reports.report import Report, Table
 from include.xcom_maintenance.settings.common import CommonSettings
 from include.xcom_maintenance.sweep.ledger import Ledger
+from include.xcom_maintenance.sweep.quarantine import FOLDER
 
 #: Candidates per batch. A check against the metadata database reads the whole table, however many keys it is given; in
 #: a larger batch, the last blob would be deleted long after it was verified.
 _BATCH = 50_000
+#: A copy that is so much younger than the blob was made of the blob as it is.
+_LONG_AFTER = timedelta(hours=1)
 #: Copies under way at once.
 _COPIES = 8
-#: Stores truncate times to whole seconds: a blob may have been written this much later than they say.
-_WHOLE_SECONDS = timedelta(seconds=1)
 
 
 class Kept(StrEnum):
-    """Why a candidate was kept."""
+    """Why a candidate was kept, or what was planned did not happen."""
 
     REFERENCED = "a row refers to it"
     UNFINISHED_RUN = "its run is not finished"
-    TOO_YOUNG = "written after the plan was made, or age unknown"
+    TOO_YOUNG = "written after the plan was made"
+    UNRECOGNISED = "its name matches no known layout any more"
+    NAMED_AGAIN = "another row named it, too"
+    SPELLED_OTHERWISE = "not found under this name, which the store may spell otherwise"
+    OUT_OF_TIME = "time ran out"
+    UNEXPLAINED = "not accounted for; please report this"
+    UNKNOWN_AGE = "age unknown: the store tells no time, or one that cannot be right"
 
 
 @dataclass(slots=True)
@@ -58,6 +66,23 @@ class Swept:
         self.left[DeleteResult.FAILED] += 1
         if len(self.failures) < 10:
             self.failures.append((key, detail))
+
+    def account_for(self, planned: int, ledger: Ledger) -> None:
+        """See that what was planned is done or has a reason, to the last blob: what is missing gets a line of its own.
+
+        :param planned: how many were to go.
+        :param ledger: of what went, in all attempts.
+        """
+        # What an earlier attempt deleted this one did not find.
+        doubly = ledger.earlier
+        for why in (DeleteResult.GONE, Kept.SPELLED_OTHERWISE):
+            not_found = min(doubly, self.left[why])
+            self.left[why] -= not_found
+            doubly -= not_found
+        missing = planned - ledger.blobs.total() - self.left.total()
+        if missing > 0:
+            self.left[Kept.UNEXPLAINED] += missing
+        self.left += Counter()  # without what is zero
 
     def describe(self, report: Report, log: logging.Logger, title: str, *, gone: int) -> None:
         """Add what was kept, and what failed, to the report and the log.
@@ -84,6 +109,19 @@ class Quarantine:
     def key(self, key: str) -> str:
         """The quarantine key of a blob; it contains the original key."""
         return f"{self.folder}/{key}"
+
+
+def instead_of_deleting(job: Job[CommonSettings, Metadata], folder: str) -> Quarantine | None:
+    """Where blobs go that are to be deleted; None: nowhere, they may be deleted for good.
+
+    A store that ignores conditions also deletes what was written again between the last look and the delete. Of what it
+    deletes there is a copy in the quarantine, then, unless a setting insists.
+
+    :param folder: of the plan, in the quarantine.
+    """
+    if job.settings.delete_without_conditions or job.blob_store.deletes_only_unchanged():
+        return None
+    return Quarantine(job.quarantine_store, folder)
 
 
 def ledger_of(
@@ -142,11 +180,13 @@ def sweep(
     """
     stream = iter(candidates)
     while batch := list(islice(stream, _BATCH)):
-        old = [blob for blob in batch if blob.last_modified and blob.last_modified + _WHOLE_SECONDS <= modified_before]
-        into.left[Kept.TOO_YOUNG] += len(batch) - len(old)
+        old = _old(batch, modified_before, metadata.now(), into)
         if ledger.goes_on:
             old = _still_there(old, blobs, into)
-        copied = _copy(old, blobs, quarantine, into) if quarantine else old
+        if old:
+            blobs.honours_conditions()  # whoever may not delete anything is told so before anything is copied
+        earlier = _earlier_copies(old, quarantine) if quarantine else {}
+        copied = _copy(old, blobs, quarantine, into, earlier) if quarantine else old
         if copied:
             ledger.intend(copied)
         doomed = _verified(copied, into, metadata, formats, original)
@@ -157,21 +197,43 @@ def sweep(
                 ledger.add(deletion.blob)
             elif deletion.result is DeleteResult.FAILED:
                 into.fail(deletion.blob.key, deletion.detail)
+            elif deletion.result is DeleteResult.GONE:
+                into.left[absent(deletion.blob.key)] += 1
+                gone.add(deletion.blob.key)
             else:
                 into.left[deletion.result] += 1
-                if deletion.result is DeleteResult.GONE:
-                    gone.add(deletion.blob.key)
         if quarantine:
+            _renew(quarantine, [earlier[key] for key in gone if key in earlier])
             # Even for blobs that count as not copied: some stores copy a blob that was overwritten before that shows.
             _take_back(quarantine, blobs, [blob.key for blob in old if blob.key not in gone])
         progress.add(len(batch))
     into.left += Counter()  # drops zero counts
 
 
+_BY_AGE = {Age.YOUNG: Kept.TOO_YOUNG, Age.UNKNOWN: Kept.UNKNOWN_AGE}
+
+
+def _old(batch: Sequence[Blob], modified_before: datetime, now: datetime, into: Swept) -> list[Blob]:
+    """Those that were surely written before then."""
+    old = []
+    for blob in batch:
+        age = age_of(blob.last_modified, before=modified_before, now=now)
+        if age is Age.OLD:
+            old.append(blob)
+        else:
+            into.left[_BY_AGE[age]] += 1
+    return old
+
+
+def absent(key: str) -> str:
+    """Why a blob may not be found that is looked up by its name."""
+    return DeleteResult.GONE if key.isascii() and key.isprintable() else Kept.SPELLED_OTHERWISE
+
+
 def _still_there(batch: Sequence[Blob], blobs: BlobStore, into: Swept) -> list[Blob]:
     """Without the blobs that an earlier attempt deleted, which must not be counted for this one."""
     there = {blob.key for blob in blobs.head([blob.key for blob in batch])}
-    into.left[DeleteResult.GONE] += len(batch) - len(there)
+    into.left.update(absent(blob.key) for blob in batch if blob.key not in there)
     return [blob for blob in batch if blob.key in there]
 
 
@@ -184,6 +246,8 @@ def _verified(
     keys = {blob.key: original(blob.key) for blob in batch}
     referenced = metadata.referenced(set(keys.values()))
     runs = {key: found for key in keys.values() if (found := formats.coordinates_of(key)) is not None}
+    in_full = metadata.named_in_full(set(runs.values())) if runs else {}
+    runs = {key: in_full.get(found, found) for key, found in runs.items()}
     unfinished = metadata.unfinished_runs(runs.values()) if runs else set()
     doomed = []
     for blob in batch:
@@ -198,11 +262,56 @@ def _verified(
     return doomed
 
 
-def _copy(batch: Sequence[Blob], blobs: BlobStore, quarantine: Quarantine, into: Swept) -> list[Blob]:
-    """Those whose listed version now also lies in the quarantine."""
+def _earlier_copies(batch: Sequence[Blob], quarantine: Quarantine) -> dict[str, Blob]:
+    """The copies that earlier runs left of blobs that they could not delete, by the keys of the blobs.
+
+    Without this every run would add a copy where a store denies deleting the original and the copy.
+    """
+    wanted = {blob.key: blob for blob in batch}
+    found = {}
+    for copy in quarantine.store.list() if wanted else ():
+        folder, _, key = copy.key.partition("/")
+        if folder != quarantine.folder and key in wanted and FOLDER.fullmatch(folder) and _is_copy(copy, wanted[key]):
+            found[key] = copy
+    return found
+
+
+def _is_copy(copy: Blob, blob: Blob) -> bool:
+    """Whether what is under the name of a copy is what the blob is now.
+
+    It is if their versions are the same, which for S3 are hashes of the content, or if the copy was made long after the
+    blob was last written: one that was made while it was written is hardly younger than the blob.
+    """
+    if copy.size != blob.size:
+        return False
+    same = copy.version is not None and copy.version == blob.version
+    made, written = believed(copy.last_modified), believed(blob.last_modified)
+    return same or (made is not None and written is not None and made > written + _LONG_AFTER)
+
+
+def _renew(quarantine: Quarantine, copies: Iterable[Blob]) -> None:
+    """Let what is in quarantine only now be there for as long as everything else: move it into the plan's folder."""
+    moved = [
+        copy
+        for copy in copies
+        if quarantine.store.copy_to(copy, target=quarantine.store.base, key=quarantine.key(copy.key.partition("/")[2]))
+    ]
+    for _ in quarantine.store.delete_unchanged(moved):
+        pass
+
+
+def _copy(
+    batch: Sequence[Blob], blobs: BlobStore, quarantine: Quarantine, into: Swept, earlier: Mapping[str, Blob]
+) -> list[Blob]:
+    """Those of which the very version that was looked at now lies in the quarantine, too.
+
+    :param earlier: those that lie there already.
+    """
 
     def copy(blob: Blob) -> str | None:
         """Why there is no copy; None if there is one."""
+        if blob.key in earlier:
+            return None
         try:
             if blobs.copy_to(blob, target=quarantine.store.base, key=quarantine.key(blob.key)):
                 return None

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from include.xcom_maintenance.blobs.inventory.files import Reader, reader
 from include.xcom_maintenance.blobs.keys import in_range
-from include.xcom_maintenance.blobs.port import BlobStore, Deletion
+from include.xcom_maintenance.blobs.port import BlobStore, Deletion, Uploads
 from include.xcom_maintenance.blobs.s3.requests import code_of, is_missing, translated
 from include.xcom_maintenance.blobs.sorting import sorted_by_key
 from include.xcom_maintenance.core.blob_uri import BasePath, BlobUri, InvalidBlobUri
@@ -203,6 +203,12 @@ class InventoriedBlobStore:
 
     def honours_conditions(self) -> bool:
         return self.live.honours_conditions()
+
+    def unfinished_uploads(self) -> Uploads | None:
+        return self.live.unfinished_uploads()
+
+    def deletes_only_unchanged(self) -> bool:
+        return self.live.deletes_only_unchanged()
 
     def delete_unchanged(self, blobs: Iterable[Blob]) -> Iterator[Deletion]:
         return self.live.delete_unchanged(blobs)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from include.xcom_maintenance.blobs.canary import ATTEMPTS, CANARY, canary_key, honours_conditions, pause
+from include.xcom_maintenance.blobs.canary import (
+    ATTEMPTS,
+    CANARY,
+    CANARY_PREFIX,
+    LEFT,
+    canary_key,
+    honours_conditions,
+    pause,
+)
 from include.xcom_maintenance.blobs.keys import by_folder, just_before, shared_prefix
 from include.xcom_maintenance.blobs.port import DeleteResult, Deletion
 from include.xcom_maintenance.blobs.s3.requests import BUSY, THREADS, S3Requests, code_of, is_missing
@@ -63,15 +72,36 @@ class S3Deletion:
         return self._conditions
 
     def _probe(self) -> Conditions:
-        key = canary_key()
+        requests = self._requests
+        left = requests.page(prefix=CANARY_PREFIX, limit=_HEADS).blobs
+        key = next((blob.key for blob in left if blob.size == len(LEFT)), None) or canary_key()
         try:
             for conditions in (Conditions.IN_BATCHES, Conditions.ONE_BY_ONE):
                 if self._honoured(key, conditions):
                     return conditions
             return Conditions.NOWHERE
         finally:
-            with self._requests.errors():
-                self._requests.client.delete_object(Bucket=self._requests.bucket, Key=self._requests.base.prefix + key)
+            self._remove(requests.base.prefix + key)
+
+    def _remove(self, name: str) -> None:
+        """Delete a canary and, where the bucket keeps versions, all of its versions, as far as the rights go.
+
+        :param name: its whole key.
+        """
+        client, bucket = self._requests.client, self._requests.bucket
+        with self._requests.errors():
+            try:
+                answer = client.delete_object(Bucket=bucket, Key=name)
+            except Exception:
+                with suppress(Exception):
+                    client.put_object(Bucket=bucket, Key=name, Body=LEFT)
+                raise
+        if answer.get("VersionId"):
+            # Needs s3:ListBucketVersions and s3:DeleteObjectVersion. It is only tidy, so nothing fails for it.
+            with suppress(Exception):
+                found: dict[str, Any] = {**client.list_object_versions(Bucket=bucket, Prefix=name)}
+                for version in [*found.get("Versions", ()), *found.get("DeleteMarkers", ())]:
+                    client.delete_object(Bucket=bucket, Key=name, VersionId=version["VersionId"])
 
     def _honoured(self, key: str, conditions: Conditions) -> bool:
         from botocore.exceptions import ClientError
@@ -116,6 +146,9 @@ class S3Deletion:
         while waiting:
             attempt += 1
             now = self._look_up(waiting)
+            # A listing may spell a name in another way than it was written: composed, or without control characters.
+            unlisted = [key for key in waiting if key not in now and not (key.isascii() and key.isprintable())]
+            now.update((blob.key, blob) for blob in self._requests.heads(unlisted))
             doomed = []
             for key, blob in list(waiting.items()):
                 if key not in now:

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from include.xcom_maintenance.blobs.keys import in_range, just_before
-from include.xcom_maintenance.blobs.port import Deletion
+from include.xcom_maintenance.blobs.port import Deletion, Uploads
 from include.xcom_maintenance.blobs.s3.delete import Conditions, S3Deletion
 from include.xcom_maintenance.blobs.s3.requests import S3Requests, code_of, is_missing
+from include.xcom_maintenance.blobs.s3.uploads import unfinished_uploads
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.records import Blob
 
@@ -74,6 +75,12 @@ class S3BlobStore:
 
     def honours_conditions(self) -> bool:
         return self._deletion.conditions is not Conditions.NOWHERE
+
+    def unfinished_uploads(self) -> Uploads:
+        return unfinished_uploads(self._requests)
+
+    def deletes_only_unchanged(self) -> bool:
+        return self.honours_conditions()
 
     def delete_unchanged(self, blobs: Iterable[Blob]) -> Iterator[Deletion]:
         yield from self._deletion.delete_unchanged(blobs)

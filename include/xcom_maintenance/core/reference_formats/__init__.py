@@ -3,7 +3,16 @@
 Only a key of a known layout can be an orphan; everything else under the base path is left alone.
 """
 
-from include.xcom_maintenance.core.reference_formats.known import KNOWN
-from include.xcom_maintenance.core.reference_formats.layout import HEX, UUID, BlobName, Formats, Layout, layout
+from include.xcom_maintenance.core.reference_formats.known import FORMERLY_KNOWN, KNOWN
+from include.xcom_maintenance.core.reference_formats.layout import (
+    HEX,
+    UUID,
+    BlobName,
+    Formats,
+    Layout,
+    hash_of,
+    layout,
+    names,
+)
 
-__all__ = ["HEX", "KNOWN", "UUID", "BlobName", "Formats", "Layout", "layout"]
+__all__ = ["FORMERLY_KNOWN", "HEX", "KNOWN", "UUID", "BlobName", "Formats", "Layout", "hash_of", "layout", "names"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,6 +32,19 @@ class BlobName:
     unique: str
     #: Of several blobs that share ``unique``: the name of the file after it. None if no two blobs share it.
     file: str | None = None
+    #: Whether ids that are too long are cut in this layout, and end in a hash then.
+    cuts: bool = False
+
+    def is_of(self, owner: Coordinates, *, in_part: bool = False) -> bool:
+        """Whether a backend wrote the blob for this task instance.
+
+        :param in_part: whether it is enough that nothing in the key says otherwise, where it tells the DAG.
+        """
+        if self.coordinates is None:
+            return False
+        same = names if self.cuts else str.__eq__
+        parts = zip(self.coordinates.parts, owner.parts, strict=True)
+        return all(same(said, whole) or (in_part and not said) for said, whole in parts)
 
     def is_meant_by(self, after: str | None) -> bool:
         """Whether a value that holds the unique part means this blob, and not certainly another one that shares it.
@@ -44,6 +58,24 @@ class BlobName:
         return not _IS_A_FILE.search(other) or other.startswith(self.file.lower())
 
 
+#: How a segment ends that was too long for a store and was cut: with a hash of the whole id.
+_CUT = re.compile(r"(?s)(?P<head>.*)~(?P<hash>[0-9a-f]{24})")
+
+
+def hash_of(segment: str) -> str | None:
+    """The hash in an id that a quoted layout had to cut; None if it is whole, as far as can be seen."""
+    found = _CUT.fullmatch(segment)
+    return found["hash"] if found else None
+
+
+def names(segment: str, whole: str) -> bool:
+    """Whether an id, as a key of a quoted layout has it, is this one, or the beginning of it with its hash."""
+    if segment == whole:
+        return True
+    digest = hash_of(segment)
+    return digest is not None and hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:24] == digest
+
+
 #: How the files end of which several share a unique part.
 _IS_A_FILE = re.compile(r"\.json(\.[a-z0-9]{1,8})?$")
 
@@ -55,7 +87,7 @@ class Layout:
     name: str
     #: With groups of ``GROUPS``: ``unique`` at least.
     pattern: re.Pattern[str]
-    #: Whether the ids are percent-encoded in the key.
+    #: Whether the ids are percent-encoded in the key, and cut where they are too long.
     quoted: bool = False
 
     def read(self, key: str) -> BlobName | None:
@@ -71,7 +103,7 @@ class Layout:
         if self.quoted:
             place = {name: unquote(text) for name, text in place.items()}
         coordinates = Coordinates(**place) if place["dag_id"] else None
-        return BlobName(self.name, coordinates, unique, groups.get("file"))
+        return BlobName(self.name, coordinates, unique, groups.get("file"), self.quoted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +130,16 @@ class Formats:
 
         A row may hold the path of anything; only what a backend wrote for that very row goes when the row goes.
         """
-        return self.coordinates_of(key) == owner and not key.startswith(ignored_prefixes)
+        found = self.read(key)
+        return found is not None and found.is_of(owner) and not key.startswith(ignored_prefixes)
+
+    def may_dangle(self, key: str, owner: Coordinates, *, ignored_prefixes: tuple[str, ...] = ()) -> bool:
+        """Whether a row of this task instance that holds this path, and nothing else, is broken without the blob.
+
+        It is if a backend wrote the path. A path of another task, or of no known layout, is a user's own text.
+        """
+        found = self.read(key)
+        return found is not None and found.is_of(owner, in_part=True) and not key.startswith(ignored_prefixes)
 
     def and_also(self, layouts: Iterable[Layout]) -> Formats:
         """These, and after them some more."""

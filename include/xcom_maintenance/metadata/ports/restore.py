@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from include.xcom_maintenance.core.records import ArchivedRow
-from include.xcom_maintenance.metadata.ports.shared import BusyMetadata, RetentionMetadata
+from include.xcom_maintenance.metadata.ports.shared import BusyMetadata, NameMetadata, RetentionMetadata
 
 
 class Return(StrEnum):
@@ -19,7 +19,7 @@ class Return(StrEnum):
     NO_TASK_INSTANCE = "its task instance no longer exists"
 
 
-class RestoreMetadata(RetentionMetadata, BusyMetadata, Protocol):
+class RestoreMetadata(RetentionMetadata, NameMetadata, BusyMetadata, Protocol):
     """Put archived rows back."""
 
     def restorable(self, rows: Sequence[ArchivedRow]) -> list[Return]:

@@ -98,7 +98,18 @@ class RetentionMetadata(Metadata, Protocol):
         """What ``delete`` would take now and what it would leave, in no order; runs without rows are left out."""
 
 
-class SweepMetadata(Metadata, Protocol):
+class NameMetadata(Metadata, Protocol):
+    """Whose a blob is, where its name does not say so in full."""
+
+    def named_in_full(self, places: Collection[Coordinates]) -> dict[Coordinates, Coordinates]:
+        """Task instances whose ids are cut in the names of blobs, and end in a hash, with their ids in full; and those
+        whose ids are listed in another Unicode form, as they are written.
+
+        As far as this Airflow knows the id that the hash is of: the DAG, of that DAG the run, and of that run the task.
+        """
+
+
+class SweepMetadata(NameMetadata, Protocol):
     """The last look at the rows before a blob goes."""
 
     def referenced(self, keys: Collection[str]) -> set[str]:

@@ -21,12 +21,15 @@ from include.xcom_maintenance.metadata.postgres.base import Connected
 from include.xcom_maintenance.metadata.postgres.schema import REQUIRED_COLUMNS
 
 #: Every JSON string that contains the base path is taken whole, and cut at white space and quotes too, so that a path
-#: in a sentence counts. What is carried on is short, however long the value: no longer than any path.
+#: in a sentence counts. Only what a backend writes is a whole reference: this project's own writes an object around the
+#: address of a blob of its own, and the others write a text. What is carried on is short, however long the value: no
+#: longer than any path.
 _URIS = r"""
 SELECT {columns}, t.size, left(t.ref, 4096) AS ref, t.entire, t.entire AND t.held AS whole,
        substr(left(t.ref, 4096), position(%(marker)s IN t.ref) + length(%(marker)s)) AS blob_key
 FROM (
-    SELECT {inner_columns}, s.size, s.is_string OR coalesce(s.own = s.token, false) AS held, piece.ref, piece.entire
+    SELECT {inner_columns}, s.size, piece.ref, piece.entire,
+           CASE WHEN right(s.token, 4) = '.xcb' THEN coalesce(s.own = s.token, false) ELSE s.is_string END AS held
     FROM (
         SELECT {inner_columns}, coalesce(pg_column_size(x.value), 0) AS size,
                ('"' || (string)[1] || '"')::jsonb #>> '{{}}' AS token,
@@ -60,7 +63,8 @@ FROM (
 
 #: JSON objects, wherever they stand in a value, that name a bucket and a key.
 _OBJECTS = """
-SELECT {columns}, t.size, NULL AS ref, true AS entire, t.whole, substr(t.place, length(%(prefix)s) + 1) AS blob_key
+SELECT {columns}, t.size, NULL AS ref, true AS entire, t.whole AND right(t.place, 4) <> '.xcb' AS whole,
+       substr(t.place, length(%(prefix)s) + 1) AS blob_key
 FROM (
     SELECT {inner_columns}, coalesce(pg_column_size(x.value), 0) AS size,
            o.object = x.value::jsonb AND length({value}) <= {longest} AS whole, {bucket} AS bucket, {place} AS place

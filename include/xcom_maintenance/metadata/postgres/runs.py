@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from include.xcom_maintenance.core.records import Coordinates
+from include.xcom_maintenance.core.reference_formats import hash_of
 from include.xcom_maintenance.core.runs import (
     Run,
     YoungerRuns,
@@ -79,6 +81,13 @@ WHERE r.place <= %(count)s
 ORDER BY r.dag_id, r.place"""
 
 
+#: Where ids are looked for of which only a hash is known.
+_DAGS = "SELECT dag_id AS id FROM dag UNION SELECT DISTINCT dag_id FROM dag_run"
+_LOGGED_DAGS = "SELECT DISTINCT dag_id AS id FROM log WHERE dag_id IS NOT NULL"
+_RUNS = "SELECT run_id AS id FROM dag_run WHERE dag_id = %(dag_id)s"
+_TASKS = "SELECT DISTINCT task_id AS id FROM task_instance WHERE dag_id = %(dag_id)s"
+
+
 class RunQueries(SchemaQueries):
     """Runs, and the DAGs that they are of."""
 
@@ -103,6 +112,57 @@ class RunQueries(SchemaQueries):
         pairs = sorted({(run.dag_id, run.run_id) for run in runs})
         parameters = {"dag_ids": [p[0] for p in pairs], "run_ids": [p[1] for p in pairs], **STATES}
         return {(dag_id, run_id) for dag_id, run_id in self._session.rows(UNFINISHED_RUNS, parameters)}
+
+    def named_in_full(self, places: Collection[Coordinates]) -> dict[Coordinates, Coordinates]:
+        cut = [place for place in places if any(hash_of(part) or not part.isascii() for part in place.parts)]
+        if not cut:
+            return {}
+        dags = self._of_hashes(_DAGS, {place.dag_id for place in cut})
+        if self._may_read("log") and (gone := {p.dag_id for p in cut if hash_of(p.dag_id)} - dags.keys()):
+            dags |= self._of_hashes(_LOGGED_DAGS, gone)
+        found = {}
+        for dag_id in {place.dag_id for place in cut}:
+            dag = dags.get(dag_id, dag_id)
+            of_dag = [place for place in cut if place.dag_id == dag_id]
+            runs = self._of_hashes(_RUNS, {place.run_id for place in of_dag}, dag_id=dag)
+            tasks = self._of_hashes(_TASKS, {place.task_id for place in of_dag}, dag_id=dag)
+            for place in of_dag:
+                run_id, task_id = place.run_id, place.task_id
+                found[place] = Coordinates(dag, runs.get(run_id, run_id), tasks.get(task_id, task_id))
+        return {place: full for place, full in found.items() if place != full}
+
+    def _of_hashes(self, ids: str, cut: Collection[str], **parameters: str) -> dict[str, str]:
+        """Cut ids, and ids in another Unicode form -> the ids among some that are meant.
+
+        :param ids: a query for the ids.
+        """
+        return self._spelled(ids, cut, **parameters) | self._hashed(ids, cut, **parameters)
+
+    def _spelled(self, ids: str, listed: Collection[str], **parameters: str) -> dict[str, str]:
+        """A store may list names in another Unicode form than the one that they were written in."""
+        forms = {unicodedata.normalize(form, name): name for name in listed for form in ("NFC", "NFD")}
+        forms = {form: name for form, name in forms.items() if not form.isascii()}
+        if not forms:
+            return {}
+        asked = sorted({*forms, *forms.values()})
+        rows = self._session.rows(
+            f"SELECT id FROM ({ids}) AS all_ids WHERE id = ANY(%(asked)s::text[])", {"asked": asked, **parameters}
+        )
+        known = {name for (name,) in rows}
+        return {forms[name]: name for name in known if name in forms and forms[name] not in known}
+
+    def _hashed(self, ids: str, cut: Collection[str], **parameters: str) -> dict[str, str]:
+        """Ids that were too long end in a hash."""
+        hashes = {digest: name for name in cut if (digest := hash_of(name)) is not None}
+        if not hashes:
+            return {}
+        rows = self._session.rows(
+            f"""SELECT h.hash, i.id FROM (
+                    SELECT id, left(encode(sha256(convert_to(id, 'UTF8')), 'hex'), 24) AS hash FROM ({ids}) AS all_ids
+                ) AS i JOIN unnest(%(hashes)s::text[]) AS h(hash) ON h.hash = i.hash""",
+            {"hashes": sorted(hashes), **parameters},
+        )
+        return {hashes[digest]: name for digest, name in rows}
 
     def known_dags(self, dag_ids: Collection[str]) -> set[str]:
         # A DAG that was deleted in the UI is gone from every table but the log, which remembers that it was ours.

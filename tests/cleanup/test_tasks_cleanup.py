@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from tests.support.bucket import Bucket
 from tests.support.bundle import Bundle
-from tests.support.history import History
+from tests.support.history import History, SeededRun, days_ago
 
 
 def test_report_mode_changes_nothing(bundle: Bundle, bucket: Bucket, history: History) -> None:
@@ -272,12 +273,35 @@ def test_a_plan_above_a_limit_is_refused_and_changes_nothing(
 def test_a_run_larger_than_a_batch_is_deleted_in_several_transactions(bundle: Bundle, history: History) -> None:
     giant = history.run("a", 30)
     for i in range(25):
-        history.xcom(giant, "x" * 100, age_days=30, map_index=i)
+        history.xcom(giant, "x" * 100, age_days=30, key=f"k{i}")
     history.run("a", 1)
     bundle.variable = {"batch_rows": 10}
     outcome = bundle.run("xcom_cleanup", mode="enforce").succeeded()
     assert outcome.report["headline"]["rows_deleted"] == 25
     assert outcome.report["headline"]["transactions"] == 3
+
+
+def test_no_results_of_a_mapped_task_are_cut_by_the_size_of_a_batch_or_the_end_of_the_time(
+    bundle: Bundle, history: History
+) -> None:
+    giant = history.run("a", 30)
+    history.run("a", 1)
+    for number, fan_out in enumerate((7, 25, 4)):
+        for i in range(fan_out):
+            history.xcom(giant, "x" * 100, age_days=30, task_id=f"m{number}", map_index=i)
+    bundle.variable = {"batch_rows": 10, "max_minutes": 1e-9}
+    left = {"m0": 7, "m1": 25, "m2": 4}
+    sizes = set()
+    for _ in range(10):
+        bundle.run("xcom_cleanup", mode="enforce").succeeded()
+        found = Counter(task_id for _, _, task_id, _, _ in history.rows())
+        assert all(found[task_id] in (0, rows) for task_id, rows in left.items())
+        sizes.add(found.total())
+        if not found:
+            break
+        bundle.variable["max_minutes"] = None
+        bundle.variable["batch_rows"] = 3
+    assert sizes == {36, 0}
 
 
 def test_the_report_says_where_each_setting_came_from(bundle: Bundle, bucket: Bucket, history: History) -> None:
@@ -451,3 +475,88 @@ def test_the_mode_may_be_set_for_each_dag(bundle: Bundle, history: History) -> N
     bundle.variable = {"mode": {"xcom_cleanup": "enforce"}}
     assert bundle.run("xcom_cleanup").succeeded().report["status"] == "enforced"
     assert history.rows() == set()
+
+
+# -- runs that are over, and tasks that never will be ---------------------------------------
+
+
+def stuck(history: History, dag_id: str, age_days: float, *, touched: float | None = None) -> SeededRun:
+    """A failed run, of which a task was never run."""
+    run = history.run(dag_id, age_days, state="failed")
+    history.task(run, "never", None)
+    when = days_ago(age_days if touched is None else touched)
+    history.connection.execute("UPDATE dag_run SET end_date = %s WHERE id = %s", (days_ago(age_days), run.dag_run_id))
+    history.connection.execute(
+        "UPDATE task_instance SET updated_at = %s WHERE dag_id = %s AND run_id = %s AND task_id = 'never'",
+        (when, dag_id, run.run_id),
+    )
+    return run
+
+
+def test_no_row_of_a_run_that_is_over_stays_for_ever_for_a_task_that_is_stuck(
+    bundle: Bundle, bucket: Bucket, history: History
+) -> None:
+    """Nor its blob; and the plan has a reason of its own for it."""
+    old, touched = stuck(history, "a", 30), stuck(history, "b", 30, touched=2)
+    for run in (old, touched):
+        history.xcom(run, bucket.blob(run, age_days=30), age_days=30)
+        history.run(run.dag_id, 1)
+    assert len(bucket.listing()) == 2
+    outcome = bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    assert history.left() == {("b", touched.run_id)}
+    assert len([key for key in bucket.listing() if "/t/" in key]) == 1
+    by_dag = {row["DAG"]: row["reason"] for row in outcome.table("The plan, by DAG and rule") if row["rows"]}
+    assert "no sign of life for stuck_after_days" in by_dag["a"]
+    assert by_dag["b"] == "a task of the run is not finished"
+
+
+@pytest.mark.parametrize(
+    ("settings", "goes"),
+    [
+        ({}, True),
+        ({"stuck_after_days": None}, False),
+        ({"stuck_after_days": 20}, False),
+        ({"stuck_after_days": 5}, True),
+        ({"max_age_days": 12}, False),
+        ({"retention": [{"max_age_days": 12}]}, False),
+        ({"retention": [{"max_age_days": None, "max_runs": 1}]}, True),
+        ({"retention": [{"hold": True}]}, False),
+        ({"min_runs": 2}, False),
+    ],
+)
+def test_no_task_counts_as_stuck_before_its_time(
+    bundle: Bundle, history: History, settings: dict[str, Any], goes: bool
+) -> None:
+    run = stuck(history, "a", 10)
+    history.xcom(run, age_days=30)
+    history.run("a", 1)
+    bundle.variable = settings
+    bundle.run("xcom_cleanup", mode="enforce").succeeded()
+    assert (not history.rows()) == goes
+
+
+# -- what a cleanup leaves behind ------------------------------------------------------------
+
+
+def test_no_run_loses_rows_without_being_named_as_one_that_cannot_be_rerun_in_part(
+    bundle: Bundle, history: History
+) -> None:
+    """A task of it that is cleared alone pulls None and succeeds: nothing in Airflow would say so."""
+    bundle.variable = {"top_entries": 2, "retention": [{"task_ids": ["u"], "max_age_days": 20}, {}]}
+    for age in (40, 30, 25, 10, 1):
+        run = history.run("a", age, run_id=f"run_{age}")
+        for task_id in ("t", "u"):
+            history.xcom(run, age_days=age, task_id=task_id)
+    outcome = bundle.run("xcom_cleanup").succeeded()
+    assert outcome.report["headline"]["runs_not_to_rerun_in_part"] == 4
+    rows = outcome.table("Runs that can no longer be re-run in part")
+    assert [(row["run"], row["rows that go"]) for row in rows] == [("run_10", 1), ("run_25", 2)]
+    [note] = [table["note"] for table in outcome.report["tables"] if "re-run in part" in table["title"]]
+    assert note.startswith("The newest 2 of 4")
+    assert "gets None" in note
+    named = {run_id for line in outcome.manifest("rows") for _, _, run_id, *_ in line["runs"]}
+    assert named == {"run_10", "run_25", "run_30", "run_40"}
+    history.connection.execute("DELETE FROM xcom")
+    outcome = bundle.run("xcom_cleanup").succeeded()
+    assert outcome.report["headline"]["runs_not_to_rerun_in_part"] == 0
+    assert not [table for table in outcome.report["tables"] if "re-run in part" in table["title"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import timedelta
 
 import pytest
@@ -13,9 +14,9 @@ from include.xcom_maintenance.core.records import Coordinates
 from include.xcom_maintenance.core.reference_formats import HEX as ANY_HEX
 from include.xcom_maintenance.core.reference_formats import KNOWN, layout
 from include.xcom_maintenance.core.references import reference_in
-from include.xcom_maintenance.core.runs import Cut, Doomed
+from include.xcom_maintenance.core.runs import Cut, Doomed, Run
 from include.xcom_maintenance.metadata.ports import MetadataStore
-from include.xcom_maintenance.metadata.ports.reconciliation import UnparsableReference
+from include.xcom_maintenance.metadata.ports.reconciliation import DanglingThatStay, UnparsableReference
 from include.xcom_maintenance.metadata.postgres.schema import KNOWN_REVISIONS
 from include.xcom_maintenance.reconciliation.causes import Cause, cause_of
 from tests.conftest import Database
@@ -74,6 +75,98 @@ def test_rows_of_a_run_with_an_unfinished_task_are_never_deleted(
     assert store.delete(older_than(run), limit=10).rows == 0
 
 
+def _signs(history: History, run: SeededRun, **days: float | None) -> None:
+    """When there was a sign of life, in days ago: of the run as ``run_<column>``, of its tasks that are unfinished."""
+    for name, age in days.items():
+        table, column = ("dag_run", name[4:]) if name.startswith("run_") else ("task_instance", name)
+        where = "" if table == "dag_run" else " AND (state IS NULL OR state NOT IN ('success', 'failed'))"
+        history.connection.execute(
+            f"UPDATE {table} SET {column} = %s WHERE dag_id = %s AND run_id = %s{where}".encode(),
+            (None if age is None else days_ago(age), run.dag_id, run.run_id),
+        )
+
+
+def _stuck(*runs: SeededRun, days: float = 7) -> Doomed:
+    return Doomed((Cut(days_ago(7), stuck_before=days_ago(days)),), [r.dag_run_id for r in runs], [0] * len(runs))
+
+
+@pytest.mark.parametrize("run_state", ["success", "failed"])
+@pytest.mark.parametrize("state", [None, "scheduled", "queued", "running", "deferred", "up_for_retry"])
+@pytest.mark.parametrize(
+    "signs",
+    [
+        {"run_end_date": 20},
+        {"run_updated_at": 8, "updated_at": 30},
+        {"updated_at": 20},
+        {"run_end_date": 20, "updated_at": 20, "last_heartbeat_at": 21, "start_date": 22, "queued_dttm": 23},
+    ],
+)
+def test_no_row_is_kept_for_ever_by_a_task_that_never_runs_any_more(
+    store: MetadataStore, history: History, signs: dict[str, float], state: str | None, run_state: str
+) -> None:
+    run = history.run("a", 30, state=run_state)
+    history.xcom(run, f"s3://bucket/xcom/a/{run.run_id}/t/{BLOB}", age_days=30)
+    history.task(run, "never", state)
+    _signs(history, run, **signs)
+    for too_long in (older_than(run), _stuck(run, days=30.5)):
+        assert not list(store.measure(too_long))
+        assert store.delete(too_long).rows == 0
+    where = [Coordinates("a", run.run_id, "t")]
+    assert store.unfinished_runs(where) == {("a", run.run_id)}
+    assert store.unfinished_runs(where, stuck_before=days_ago(7)) == set()
+    [listed] = [found for found in store.runs() if isinstance(found, Run)]
+    assert listed.last_sign is not None
+    assert listed.last_sign == days_ago(min(signs.values()))
+    assert [found.rows for found in store.measure(_stuck(run))] == [1]
+    assert len(list(store.doomed_references(_stuck(run), BASE))) == 1
+    assert store.delete(_stuck(run)).rows == 1
+
+
+@pytest.mark.parametrize(
+    "signs",
+    [
+        {},
+        {"run_end_date": 1, "updated_at": 30},
+        {"run_end_date": 30, "run_updated_at": 1},
+        *({"run_end_date": 30, "updated_at": 30, column: 1} for column in (
+            "last_heartbeat_at", "start_date", "end_date", "queued_dttm", "scheduled_dttm", "updated_at")),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("limit", [None, 1])
+def test_no_row_goes_while_an_unfinished_task_or_its_run_gives_a_sign_of_life(
+    store: MetadataStore, history: History, signs: dict[str, float], limit: int | None
+) -> None:
+    run = history.run("a", 30, state="failed")
+    history.xcom(run, age_days=30)
+    history.task(run, "never", None)
+    _signs(history, run, **signs)
+    assert not list(store.measure(_stuck(run)))
+    assert store.delete(_stuck(run), limit=limit).rows == 0
+    assert len(store.unfinished_runs([Coordinates("a", run.run_id, "t")], stuck_before=days_ago(7))) == 1
+
+
+def test_no_row_goes_since_only_some_unfinished_tasks_are_stuck(store: MetadataStore, history: History) -> None:
+    run, silent = history.run("a", 30, state="failed"), history.run("b", 30, state="failed")
+    for each in (run, silent):
+        history.xcom(each, age_days=30)
+        history.task(each, "stuck", None)
+        _signs(history, each, updated_at=30)
+        history.task(each, "other", "deferred")
+    history.connection.execute("UPDATE task_instance SET updated_at = now() WHERE task_id = 'other' AND dag_id = 'a'")
+    assert store.delete(_stuck(run, silent)).rows == 0
+    assert [found.last_sign is None for found in store.runs() if isinstance(found, Run)] == [False, True]
+
+
+@pytest.mark.parametrize("state", ["running", "queued"])
+def test_no_row_of_a_run_that_goes_on_goes_however_long_its_tasks_are_silent(
+    store: MetadataStore, history: History, state: str
+) -> None:
+    run = history.run("a", 30, state=state, task_state=None)
+    history.xcom(run, age_days=30)
+    _signs(history, run, run_end_date=30, run_updated_at=30, updated_at=30)
+    assert store.delete(_stuck(run)).rows == 0
+
+
 def test_measure_says_what_delete_takes(store: MetadataStore, history: History) -> None:
     run = history.run("a", 20)
     history.xcom(run, "old", age_days=20)
@@ -90,7 +183,7 @@ def test_measure_says_what_delete_takes(store: MetadataStore, history: History) 
 def test_delete_stops_at_its_limit(store: MetadataStore, history: History) -> None:
     run = history.run("a", 20)
     for i in range(7):
-        history.xcom(run, i, age_days=20, map_index=i)
+        history.xcom(run, i, age_days=20, key=f"k{i}")
     assert [store.delete(older_than(run), limit=3).rows for _ in range(4)] == [3, 3, 1, 0]
 
 
@@ -464,12 +557,66 @@ def test_rows_of_dangling_references_go_unless_they_changed_or_their_run_is_not_
     references = [reference for reference in store.references(BASE) if reference.whole]
     assert len(references) == 5
     history.connection.execute("UPDATE xcom SET value = '\"new\"' WHERE key = 'changed'")
-    assert store.delete_dangling(references) == 2
+    assert store.delete_dangling(references) == 1
     assert {(run_id, key) for _, run_id, _, _, key in history.rows()} == {
+        (done.run_id, "own"),
         (going.run_id, "return_value"),
         (waiting.run_id, "return_value"),
         (done.run_id, "changed"),
     }
+
+
+def _mapped_references(history: History, run: SeededRun, there: set[int], *, key: str = "k") -> list[str]:
+    """Five results of a mapped task, of which those in ``there`` have their values in the row."""
+    for index in range(5):
+        value: object = f"s3://bucket/xcom/a/r/m/{BLOB[:-1]}{index}" if index not in there else index
+        history.xcom(run, value, age_days=1, task_id="m", map_index=index, key=key)
+    return [key]
+
+
+@pytest.mark.parametrize("there", [{0}, {2}, {4}, {0, 1, 2, 3}, {1, 3}])
+def test_no_dangling_row_of_a_mapped_task_goes_while_others_of_its_group_stay(
+    store: MetadataStore, history: History, there: set[int]
+) -> None:
+    run = history.run("a", 2)
+    _mapped_references(history, run, there)
+    _mapped_references(history, run, set(), key="all of it")
+    history.xcom(run, f"s3://bucket/xcom/a/r/t/{BLOB}", age_days=1)
+    before = {row for row in history.rows() if row[4] == "k"}
+    references = [reference for reference in store.references(BASE) if reference.whole]
+    assert store.dangling_that_stay(references) == DanglingThatStay(in_part=5 - len(there), own=0)
+    assert store.delete_dangling(references) == 6
+    assert history.rows() == before
+
+
+def test_no_dangling_row_goes_of_which_a_pull_fails(store: MetadataStore, history: History) -> None:
+    """It would give None. Nor any of a group in which there is one."""
+    run = history.run("a", 2)
+    history.xcom(run, own_row(f"s3://bucket/xcom/a/r/t/{BLOB}.xcb"), age_days=1)
+    history.xcom(run, own_row(f"s3a://conn@bucket/xcom/a/r/t/{OTHER}.xcb"), age_days=1, key="spelt otherwise")
+    _mapped_references(history, run, {3})
+    mapped = {**own_row(f"s3://bucket/xcom/a/r/m/{OTHER}.xcb")}
+    history.connection.execute("UPDATE xcom SET value = %s::jsonb WHERE map_index = 3", (json.dumps(mapped),))
+    before = history.rows()
+    references = [reference for reference in store.references(BASE) if reference.whole]
+    assert len(references) == 7
+    assert store.dangling_that_stay(references) == DanglingThatStay(in_part=4, own=3)
+    assert store.delete_dangling(references) == 0
+    assert history.rows() == before
+
+
+def test_no_dangling_row_of_a_mapped_task_goes_if_it_is_not_known_that_all_of_its_group_dangle(
+    store: MetadataStore, history: History
+) -> None:
+    """Of all that dangle only some are asked for, as where the others' blobs were put back; or one has changed."""
+    run = history.run("a", 2)
+    _mapped_references(history, run, set())
+    before = history.rows()
+    references = [reference for reference in store.references(BASE) if reference.whole]
+    assert store.delete_dangling(references[:4]) == 0
+    history.connection.execute("UPDATE xcom SET value = '7' WHERE map_index = 3")
+    assert store.delete_dangling(references) == 0
+    assert history.rows() == before
 
 
 def test_an_empty_database_has_nothing(store: MetadataStore) -> None:
@@ -583,8 +730,6 @@ def test_a_lock_that_is_not_granted_stops_the_batch_and_changes_nothing(database
 
 def test_a_task_cleared_while_the_delete_waits_keeps_the_rows_of_its_run(database: Database, history: History) -> None:
     """Clearing a task without its run touches no row that the delete could wait for."""
-    import threading
-
     run, other = history.run("a", 20), history.run("b", 20)
     for each in (run, other):
         history.xcom(each, age_days=20)
@@ -600,6 +745,32 @@ def test_a_task_cleared_while_the_delete_waits_keeps_the_rows_of_its_run(databas
         ).fetchall():
             assert thread.is_alive()
         history.connection.execute("UPDATE task_instance SET state = NULL WHERE dag_id = 'a'")
+        busy.commit()
+        thread.join()
+    assert deleted == [1]
+    assert history.left() == {("a", run.run_id)}
+
+
+def test_no_row_goes_of_a_stuck_run_whose_task_is_cleared_meanwhile(database: Database, history: History) -> None:
+    """Without its run, so that nothing waits: the last look before the commit sees it."""
+    run, other = history.run("a", 20, state="failed"), history.run("b", 20, state="failed")
+    for each in (run, other):
+        history.xcom(each, age_days=20)
+        history.task(each, "never", None)
+        _signs(history, each, run_end_date=20, updated_at=20)
+    deleted = []
+    with database.connect() as busy, database.store() as store:
+        store.check(may_delete=True, reads_references=True)
+        busy.execute("UPDATE xcom SET value = '2' WHERE dag_id = 'b'")  # what the delete waits for
+        thread = threading.Thread(target=lambda: deleted.append(store.delete(_stuck(run, other)).rows))
+        thread.start()
+        while not history.connection.execute(
+            "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%DELETE FROM xcom%%'"
+        ).fetchall():
+            assert thread.is_alive()
+        history.connection.execute(
+            "UPDATE task_instance SET state = NULL, updated_at = now() WHERE dag_id = 'a' AND task_id = 'never'"
+        )
         busy.commit()
         thread.join()
     assert deleted == [1]

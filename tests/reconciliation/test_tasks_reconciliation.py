@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -206,6 +207,52 @@ def own_reference(uri: str) -> object:
         "__version__": 1,
         "__data__": {"uri": uri, "bytes": 1, "stored_bytes": 1},
     }
+
+
+@pytest.mark.parametrize("active", ["stock", "ours"])
+def test_no_dangling_row_goes_where_a_pull_fails_already(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str, active: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our own backend's rows whichever backend is active, and with it active any that it reads."""
+    run = history.run("a", 3)
+    stock = f"{bucket.base}/a/{run.run_id}/t/{uuid.uuid4()}"
+    own = {"uri": f"{bucket.base}/a/{quote(run.run_id, safe='')}/t/{uuid.uuid4()}.xcb"}
+    history.xcom(run, stock, age_days=3, key="stock")
+    row = {"__classname__": "xcom_blob_backend.BlobReference", "__version__": 1, "__data__": own}
+    history.xcom(run, row, age_days=3, key="own")
+    bundle.variable = {"blob_base_path": bucket.base}
+    if active == "ours":
+        monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", "xcom_blob_backend.XComBlobBackend")
+    rows = history.rows()
+    outcome = bundle.run(DAG, mode="enforce", delete_dangling_rows=True).succeeded()
+    left = {"stock", "own"} if active == "ours" else {"own"}
+    assert {key for *_, key in rows - history.rows()} == {"stock", "own"} - left
+    headline = outcome.report["headline"]
+    assert (headline["dangling_rows_deleted"], headline["dangling_rows_left"]) == (2 - len(left), len(left))
+    assert any("stay that xcom_blob_backend reads" in warning for warning in outcome.report["warnings"])
+    pulls = {found["key"]: found["a pull"] for found in outcome.table("Dangling references")}
+    assert pulls == {"own": "fails", "stock": "fails" if active == "ours" else "gets the path, or fails"}
+
+
+@pytest.mark.parametrize("missing", [{2}, {0, 1, 3, 4}])
+def test_no_dangling_row_goes_alone_from_the_results_of_a_mapped_task(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str, missing: set[int]
+) -> None:
+    """The consumer, cleared and run again, would get a list that lacks some, or the value of another index."""
+    run = history.run("a", 3)
+    for key, gone in (("some", missing), ("all", set(range(5)))):
+        for index in range(5):
+            blob = bucket.blob(run, age_days=3, task_id="m")
+            history.xcom(run, blob, age_days=3, task_id="m", key=key, map_index=index)
+            if index in gone:
+                bucket.client.delete_object(Bucket=bucket.name, Key=blob.removeprefix(f"s3://aws_xcom@{bucket.name}/"))
+    rows = history.rows()
+    report = bundle.run(DAG, mode="enforce", delete_dangling_rows=True).succeeded().report
+    assert {(key, index) for *_, index, key in rows - history.rows()} == {("all", index) for index in range(5)}
+    headline = report["headline"]
+    assert (headline["dangling_rows_deleted"], headline["dangling_rows_left"]) == (5, len(missing))
+    noun = "row" if len(missing) == 1 else "rows"
+    assert any(f"{len(missing)} dangling {noun} of mapped tasks stay" in warning for warning in report["warnings"])
 
 
 def test_a_row_that_appears_after_the_find_keeps_its_blob(

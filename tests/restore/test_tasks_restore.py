@@ -204,6 +204,26 @@ def test_no_row_returns_whose_blob_was_purged_in_whatever_form_it_refers_to_it(
     assert (restored["rows_restored"], restored["rows_whose_blob_is_gone"]) == (2, 1)
 
 
+def test_no_row_of_a_mapped_task_returns_without_the_others_of_its_group(
+    bundle: Bundle, bucket: Bucket, history: History, root: str
+) -> None:
+    """Their consumer would take what returned for all of it. Whichever batch the missing one is read in."""
+    bundle.variable["batch_rows"] = 2  # type: ignore[index]
+    run = history.run("a", 30)
+    for key, missing in (("last", 4), ("first", 0), ("none", None)):
+        for index in range(5):
+            uri = bucket.blob(run, age_days=30)
+            history.xcom(run, own_row(uri), age_days=30, task_id="m", key=key, map_index=index)
+            if index == missing:
+                bucket.client.delete_object(Bucket=bucket.name, Key=uri.split(f"@{bucket.name}/")[1])
+    archive_rows(history, root)
+    reported = bundle.run(RESTORE, archive=FOLDER).succeeded().report["headline"]
+    names = ("rows_to_restore", "rows_whose_blob_is_gone", "rows_left_with_their_group")
+    assert [reported[name] for name in names] == [5, 2, 8]
+    assert restore(bundle).succeeded().report["headline"]["rows_restored"] == 5
+    assert {(key, index) for *_, index, key in history.rows()} == {("none", index) for index in range(5)}
+
+
 def test_no_row_returns_unsaid_whose_blob_nobody_can_look_for(
     bundle: Bundle, bucket: Bucket, history: History, root: str
 ) -> None:

@@ -102,8 +102,10 @@ def _left(world: World, policy: dict[str, Any], now: datetime) -> tuple[set[Any]
             reason = None
             if found is not None:
                 limits = defaults | found[1]
-                reason = _why_it_goes(run, row.age_days, limits, len(newer))
-                if found[1].get("keep_latest_value") and place in pulled:
+                group = run.group(row)
+                reason = _why_it_goes(run, min(other.age_days for other in group), limits, len(newer))
+                places = {(run.dag_run_id, other.task_id, other.map_index, other.key) for other in group}
+                if found[1].get("keep_latest_value") and places & pulled:
                     reason = None
             number = None if found is None else found[0]
             if reason is None:

@@ -170,6 +170,30 @@ def test_more_than_a_thousand_pushes_a_day_are_noticed_and_named(bundle: Bundle,
     assert row["daily mean"] == 143.0
 
 
+@pytest.mark.parametrize(
+    ("settings", "found"), [({}, 2), ({"stuck_after_days": 50}, 1), ({"stuck_after_days": None}, 0)]
+)
+def test_no_run_that_does_not_end_goes_unnamed(
+    bundle: Bundle, history: History, settings: dict[str, Any], found: int
+) -> None:
+    long, queued = history.run("a", 90, state="running"), history.run("b", 20, state="queued")
+    for run in (long, history.run("a", 2, state="running"), history.run("c", 90)):
+        history.xcom(run, "x" * 100, age_days=1)
+    history.xcom(long, "x", age_days=80, key="k")
+    bundle.variable = settings
+    outcome = bundle.run("xcom_size_audit", probe=False).succeeded()
+    headline = outcome.report["headline"]
+    names = ("runs_that_do_not_end", "rows_of_runs_that_do_not_end")
+    assert [headline[name] for name in names] == [found, 2 if found else 0]
+    if found:
+        rows = outcome.table("Runs that do not end")
+        assert [(row["run"], row["state"], row["rows"]) for row in rows] == [
+            (long.run_id, "running", 2),
+            (queued.run_id, "queued", 0),
+        ][:found]
+        assert rows[0]["days"] == 90.0
+
+
 def test_overdue_rows_are_those_that_a_cleanup_would_have_taken_days_ago(bundle: Bundle, history: History) -> None:
     """With seven days of retention and two of patience; what a rule holds is not overdue."""
     for dag_id in ("a", "held"):

@@ -52,6 +52,16 @@ class WorldRun:
     def run_id(self) -> str:
         return f"run_{self.dag_run_id}"
 
+    def group(self, row: Row) -> tuple[Row, ...]:
+        """The rows that go together with this one or not at all: those of all instances of a mapped task."""
+        if row.map_index < 0:
+            return (row,)
+        return tuple(
+            other
+            for other in self.rows
+            if (other.task_id, other.key) == (row.task_id, row.key) and other.map_index >= 0
+        )
+
     @property
     def state_is_final(self) -> bool:
         return self.state in FINISHED_RUN

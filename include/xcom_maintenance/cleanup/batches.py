@@ -75,6 +75,7 @@ def _cut_to_json(part: Part) -> dict[str, Any]:
         "cutoff": cut.cutoff.isoformat(),
         "keep_latest_value": cut.keep_latest_value,
         "selection": asdict(cut.selection) if cut.selection else None,
+        "stuck_before": cut.stuck_before.isoformat() if cut.stuck_before else None,
     }
 
 
@@ -84,6 +85,7 @@ def _cut_from_json(line: Mapping[str, Any]) -> Cut:
         datetime.fromisoformat(line["cutoff"]),
         line["keep_latest_value"],
         Selection(_scope(selection["scope"]), tuple(map(_scope, selection["before"]))) if selection else None,
+        datetime.fromisoformat(line["stuck_before"]) if line.get("stuck_before") else None,
     )
 
 
@@ -144,7 +146,11 @@ def _agreed(planned: Cut, allowed: tuple[Cut, ...]) -> Cut | None:
     """What both the plan and the policy delete; None if they cover different rows."""
     for cut in allowed:
         if cut.selection == planned.selection:
+            stuck = [one.stuck_before for one in (cut, planned) if one.stuck_before is not None]
             return Cut(
-                min(cut.cutoff, planned.cutoff), cut.keep_latest_value or planned.keep_latest_value, cut.selection
+                min(cut.cutoff, planned.cutoff),
+                cut.keep_latest_value or planned.keep_latest_value,
+                cut.selection,
+                min(stuck) if len(stuck) == 2 else None,
             )
     return None

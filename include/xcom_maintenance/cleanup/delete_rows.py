@@ -115,7 +115,7 @@ def _delete_batch(
         figures["transactions"] += 1
         figures["longest_transaction_seconds"] = max(figures["longest_transaction_seconds"], seconds)
         progress.add(deleted.rows)
-        if batch.limit is None or deleted.rows < batch.limit or not courtesy.go_on():
+        if not deleted.more or not courtesy.go_on():
             return gone
 
 

@@ -79,6 +79,7 @@ def _plan_some(
         if found.rows:
             going.append(found)
     going.sort()  # in the order of their rows on disk
+    tally.losing(((runs[found.dag_run_id], found.rows) for found in going), job.settings.top_entries)
     for found in going:
         batches.add(runs[found.dag_run_id], parts[found.which], rows=found.rows, size=found.bytes)
     batches.flush()

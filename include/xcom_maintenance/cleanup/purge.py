@@ -55,6 +55,7 @@ def purge_blobs(
                 ledger=ledger,
                 formats=formats,
                 quarantine=quarantine,
+                stuck_before=_stuck_before(job, datetime.fromisoformat(header["planned_at"])),
             )
             looked_up.count_the_rest()
             swept.account_for(looked_up.planned, ledger)
@@ -85,6 +86,12 @@ _INSTEAD = (
     "blobs were quarantined instead; xcom_orphan_reconciliation deletes them after quarantine_days when it enforces. "
     "With delete_without_conditions: true they are deleted at once."
 )
+
+
+def _stuck_before(job: CleanupJob, planned_at: datetime) -> datetime | None:
+    """Since when unfinished tasks are stuck by at least one rule; their rows went by such a rule."""
+    afters = [rule.stuck_after for rule in job.settings.rules() if rule.stuck_after is not None and not rule.hold]
+    return planned_at - min(afters) if afters else None
 
 
 class _LookedUp:

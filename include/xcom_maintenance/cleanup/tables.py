@@ -25,8 +25,11 @@ def describe(job: CleanupJob, tally: Tally, *, rows_in_table: int) -> None:
         "dags_affected": len({dag_id for dag_id, _, _ in tally.going}),
         "blobs_to_purge": blobs if job.blobs else None,
         "runs_kept": kept,
+        "runs_not_to_rerun_in_part": len(tally.runs_that_lose),
     }
     job.report.tables = [_plan(tally, job.settings.top_entries), _why_rows_are_kept(tally), _rule_table(tally)]
+    if tally.newest_that_lose:
+        job.report.tables.append(_not_to_rerun(tally))
     job.report.warnings += _warnings(tally, has_blobs=job.blobs is not None)
     job.log.info(
         "Plan: delete %s of %s (%s) from %s, and %s; keep all rows of %s",
@@ -129,6 +132,19 @@ def _rule_table(tally: Tally) -> Table:
         ["rule", "applies to", "limits", "DAGs matched", "rows to delete", "rows to keep"],
         rows,
         "Tried in this order; the first rule that matches a row decides. The limits include inherited settings.",
+    )
+
+
+def _not_to_rerun(tally: Tally) -> Table:
+    """What nothing in Airflow shows: a task of such a run gets None where it had a value."""
+    count, shown = len(tally.runs_that_lose), list(tally.newest_that_lose.values())
+    first = f"The newest {len(shown)} of {count:,}; the manifest names them all. " if count > len(shown) else ""
+    return Table(
+        "Runs that can no longer be re-run in part",
+        ["DAG", "run", "due", "rows that go"],
+        [[run.dag_id, run.run_id, run.run_after.isoformat(timespec="seconds"), rows] for run, rows in shown],
+        f"{first}A task of such a run that is cleared without the tasks that it pulls from gets None for what is gone, "
+        "and does not fail by that. Clear the whole run instead, or put its rows back with xcom_restore first.",
     )
 
 

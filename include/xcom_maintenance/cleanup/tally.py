@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from heapq import nlargest
 
-from include.xcom_maintenance.core.runs import RunRows, Sample, SampledRows, YoungerRuns
+from include.xcom_maintenance.core.runs import Run, RunRows, Sample, SampledRows, YoungerRuns
 from include.xcom_maintenance.retention.policy import Part, Policy, Reason, RunVerdict
 
 
@@ -44,6 +45,8 @@ class Tally:
         self.blobs: Counter[str] = Counter()
         #: Rows to delete with a path below the base path that no backend wrote for that row.
         self.paths_of_others = 0
+        #: Of the runs that lose rows those that were due last, by number: the run and its rows that go.
+        self.newest_that_lose: dict[int, tuple[Run, int]] = {}
         for group in sample.groups:
             if group.dag_run_id is None:
                 self._stays_with_its_run(group)
@@ -117,6 +120,18 @@ class Tally:
         if position in self._reason_of or link is None:
             place = (group.dag_id, position, self._reason_of.get(position, Reason.NO_RULE))
             self._add(self.staying, place, 0, group.rows / self.share, group.bytes / self.share)
+
+    def losing(self, found: Iterable[tuple[Run, int]], top: int) -> None:
+        """Remember the newest runs that lose rows.
+
+        :param found: runs, and how many of their rows go; a run may come more than once, but only in one call.
+        :param top: so many.
+        """
+        rows: dict[int, tuple[Run, int]] = dict(self.newest_that_lose)
+        for run, going in found:
+            rows[run.dag_run_id] = run, going + (rows[run.dag_run_id][1] if run.dag_run_id in rows else 0)
+        newest = nlargest(top, rows.values(), key=lambda item: (item[0].run_after, item[0].dag_run_id))
+        self.newest_that_lose = {run.dag_run_id: (run, going) for run, going in newest}
 
     def measured(self, part: Part, dag_id: str, found: RunRows) -> None:
         """Count the deleted and kept rows of a run that may lose rows by this part of its verdict."""

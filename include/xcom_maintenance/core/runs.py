@@ -23,6 +23,8 @@ class Run(NamedTuple):
     run_after: datetime
     #: How many of its task instances are in no final state.
     unfinished_tasks: int
+    #: When there was a last sign of life of those or of the run (UTC); None if there are none, or it is not known.
+    last_sign: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,9 @@ class Cut:
     keep_latest_value: bool = False
     #: None: of all rows of the run.
     selection: Selection | None = None
+    #: Of a run that is over, unfinished tasks that gave no sign of life since then (UTC) count as finished: they are
+    #: stuck. None: none does.
+    stuck_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import count, islice
+from itertools import groupby
+from typing import Any
 
 from include.xcom_maintenance.core.records import RowReference
 from include.xcom_maintenance.reconciliation.findings import can_dangle
 from include.xcom_maintenance.reconciliation.job import ReconciliationJob
 from include.xcom_maintenance.reconciliation.manifest import own_plan
 from include.xcom_maintenance.reports.report import Table
+from include.xcom_maintenance.settings.sources import airflow_option
 from include.xcom_maintenance.sweep.owner import claim
 
-#: Blobs looked up at a time, before the rows that refer to them are deleted.
+#: Blobs that are looked up at once, before the rows that lead to them go; more, if they are of one task of a run.
 _HEADS_AT_ONCE = 1_000
+#: Why rows of dangling references stay.
+_NO_BACKEND = "no backend wrote it"
+_IN_PART = "other rows of the same mapped result stay"
+_PULL_FAILS = "a task that pulls it fails already, and says why"
+_CHANGED = "its run is not finished, or it has changed or gone since"
 
 
 def delete_dangling_rows(job: ReconciliationJob) -> None:
@@ -24,34 +32,55 @@ def delete_dangling_rows(job: ReconciliationJob) -> None:
     _, lines = own_plan(job)
     claim(blobs, job.identity)
     # What was planned and does not happen, by its reason.
-    stay = Counter[str]()
+    stay: Counter[str] = Counter()
     earlier = figures["dangling_rows_deleted"]
-    found = (line for line in lines if line["kind"] == "dangling")
     origin = {"database": job.identity.owner, "dag_id": job.report.dag_id, "run_id": job.report.run_id}
     with job.report.phase("delete dangling rows"):
-        for number in count(1):
-            batch = [
-                RowReference(**{name: line[name] for name in RowReference._fields})
-                for line in islice(found, _HEADS_AT_ONCE)
-            ]
-            if not batch:
-                break
-            able = [reference for reference in batch if can_dangle(job, reference)]
-            stay["no backend wrote it"] += len(batch) - len(able)
-            batch = able
+        for number, named in enumerate(_batches(line for line in lines if line["kind"] == "dangling"), 1):
+            batch = [reference for reference in named if can_dangle(job, reference)]
+            stay[_NO_BACKEND] += len(named) - len(batch)
             there = {blob.key for blob in blobs.head(list({reference.key for reference in batch}))}
             gone = [reference for reference in batch if reference.key not in there]
             stay["its blob is there again"] += len(batch) - len(gone)
             archive = None
             if job.archives.root is not None:
                 archive = partial(job.archives.write, f"dangling-{number:06}", **origin)
-            if gone:
-                deleted = job.metadata.delete_dangling(gone, archive=archive)
-                figures["dangling_rows_deleted"] += deleted
-                stay["its run is not finished, or it has changed or gone since"] += len(gone) - deleted
-    # Those that an earlier attempt deleted have gone, too.
-    stay["its run is not finished, or it has changed or gone since"] -= earlier
+            if not gone:
+                continue
+            if pulls_fail():
+                stay[_PULL_FAILS] += len(gone)
+                continue
+            staying = job.metadata.dangling_that_stay(gone)
+            deleted = job.metadata.delete_dangling(gone, archive=archive)
+            figures["dangling_rows_deleted"] += deleted
+            stay[_IN_PART] += staying.in_part
+            stay[_PULL_FAILS] += staying.own
+            stay[_CHANGED] += len(gone) - deleted - staying.in_part - staying.own
+    # Those that an earlier attempt deleted are gone, too.
+    stay[_CHANGED] -= earlier
     stay += Counter()
+    figures["dangling_rows_left"] = stay.total()
     if stay:
         rows = [[*item] for item in stay.most_common()]
         job.report.put(Table("Rows of dangling references kept", ["reason", "rows"], rows), first=True)
+
+
+def pulls_fail() -> bool:
+    """Whether a task that pulls any reference to a missing blob fails: by this project's own backend, if it is active.
+
+    Then nothing is to be gained by deleting a row, which would turn the failure into None.
+    """
+    return airflow_option("core", "xcom_backend").startswith("xcom_blob_backend.")
+
+
+def _batches(lines: Iterable[dict[str, Any]]) -> Iterator[list[RowReference]]:
+    """References, those of one task of a run together: the manifest names them in the order of their blobs' keys."""
+    batch: list[RowReference] = []
+    references = (RowReference(**{name: line[name] for name in RowReference._fields}) for line in lines)
+    for _, of_task in groupby(references, key=lambda found: (found.dag_id, found.run_id, found.task_id)):
+        batch += of_task
+        if len(batch) >= _HEADS_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

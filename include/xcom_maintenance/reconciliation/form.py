@@ -40,7 +40,7 @@ def fields() -> dict[str, Param]:
         ),
         "delete_dangling_rows": form.switch(
             "Delete dangling rows",
-            "Delete rows of finished runs whose blob is missing, so that no task gets the path as its value.",
+            "Delete rows of finished runs whose blob is missing, so that tasks get None instead of a path.",
         ),
         **form.places(),
         **form.blob_places(),

@@ -31,7 +31,8 @@ class ReconciliationSettings(CommonSettings):
     #: quarantine moves an orphan next to the base path, where it stays for ``quarantine_days``; delete deletes it.
     disposal: Literal["quarantine", "delete"] = "quarantine"
     quarantine_days: Days = 30
-    #: Whether to delete the rows of dangling references, so that no task gets the path as its value.
+    #: Whether to delete the rows of dangling references, so that a task that pulls one gets None, as if nothing had
+    #: been pushed, instead of a path. Rows of which a pull fails are kept.
     delete_dangling_rows: bool = False
     #: Each task gets at least about this many blobs to compare or orphans to sweep.
     shard_blobs: Positive = 250_000

@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from include.xcom_maintenance.core.ages import FLOOR
+from include.xcom_maintenance.core.reference_formats import OWN
 from include.xcom_maintenance.core.words import counted
 from include.xcom_maintenance.reconciliation.causes import Cause
+from include.xcom_maintenance.reconciliation.dangling import pulls_fail
 from include.xcom_maintenance.reconciliation.findings import Count, Figures
 from include.xcom_maintenance.reconciliation.job import ReconciliationJob
 from include.xcom_maintenance.reconciliation.merge import BlobKind
@@ -58,10 +60,11 @@ def describe(job: ReconciliationJob, found: Figures, references: int) -> None:
         ),
         Table(
             "Dangling references",
-            ["DAG", "run", "task", "map index", "key", "row bytes", "age (days)", "missing blob"],
-            [[*row[:6], _age(row[6], now), row[7]] for row in found.dangling_rows[:top]],
+            ["DAG", "run", "task", "map index", "key", "row bytes", "age (days)", "missing blob", "a pull"],
+            [[*row[:6], _age(row[6], now), row[7], _pulled(row[7])] for row in found.dangling_rows[:top]],
             _first_of(dangling, top)
-            + "The stock backend passes the path itself as the value to a task that pulls one of these.",
+            + "The stock backend passes the path itself as the value to a task that pulls one of these. "
+            "delete_dangling_rows deletes rows of which a pull does not fail; a pull then returns None.",
         ),
         Table(
             "Foreign, unowned and unrecognised objects",
@@ -76,6 +79,12 @@ def describe(job: ReconciliationJob, found: Figures, references: int) -> None:
             "onto themselves, or touch for files, gives them a time."
         )
     job.log.info("Found: %s", ", ".join(f"{name}: {value:,}" for name, value in report.headline.items()))
+
+
+def _pulled(key: str) -> str:
+    """What a task gets that pulls a row whose blob of this key is gone."""
+    name = OWN.read(key)
+    return "fails" if name is not None or pulls_fail() else "gets the path, or fails"
 
 
 def _by_dag(found: Figures, top: int, now: datetime) -> Table:

@@ -27,12 +27,14 @@ from include.xcom_maintenance.restore.job import RestoreJob
 from include.xcom_maintenance.retention.current import policy_of
 
 _BLOB_MISSING = "blob missing"
+_IN_PART = "other rows of its mapped task cannot be restored"
 _OUTCOMES = {
     "rows_to_restore": Return.POSSIBLE,
     "rows_there_already": Return.EXISTS,
     "rows_whose_run_is_gone": Return.NO_RUN,
     "rows_whose_task_instance_is_gone": Return.NO_TASK_INSTANCE,
     "rows_whose_blob_is_gone": _BLOB_MISSING,
+    "rows_left_with_their_group": _IN_PART,
 }
 _COLUMNS = ["can be restored", "already in the table", "run deleted", "task instance deleted", "blob missing"]
 
@@ -54,17 +56,29 @@ def plan(job: RestoreJob) -> None:
         progress = Progress(job.log, "Archived rows checked")
         for file, header in files:
             before = found.total()
+            torn: set[_Group] = set()
+            whole: Counter[_Group] = Counter()
             if header is None or header.database == job.identity.owner:
                 for rows in _batches(job, file):
-                    outcomes = _outcomes(job, rows, figures)
+                    outcomes = _outcomes(job, rows, torn, figures)
                     found.update((row.dag_id, outcome) for row, outcome in zip(rows, outcomes, strict=True))
+                    whole.update(
+                        _group(row)
+                        for row, outcome in zip(rows, outcomes, strict=True)
+                        if outcome == Return.POSSIBLE and row.map_index >= 0
+                    )
                     progress.add(len(rows))
                 figures["rows_not_chosen"] += file.rows - (found.total() - before)
             else:
                 figures["rows_of_other_databases"] += _count(file)
             figures["rows_in_archive"] += file.rows
             figures["files_cut_short"] += file.cut_short
-            manifest.add("archive", file=file.name, rows=file.rows, cut_short=file.cut_short)
+            # What came before it was known that another row of its group cannot return.
+            for group in sorted(torn):
+                found[group[0], Return.POSSIBLE] -= whole[group]
+                found[group[0], _IN_PART] += whole[group]
+            left = [list(group) for group in sorted(torn)]
+            manifest.add("archive", file=file.name, rows=file.rows, cut_short=file.cut_short, in_part=left)
         report.manifest = manifest.path
     with report.phase("guard"):
         _describe(job, found, figures)
@@ -84,9 +98,21 @@ def _count(file: ArchiveFile) -> int:
     return file.rows
 
 
-def _outcomes(job: RestoreJob, rows: Sequence[ArchivedRow], figures: Counter[str] | None = None) -> list[str]:
-    """What would become of each row now: a ``Return``, or that its blob is gone.
+#: DAG, run, task and key: rows of a mapped task that return together or not at all, else a task that pulls them would
+#: take some for all of them. What went in one transaction is in one file, so they are.
+_Group = tuple[str, str, str, str]
 
+
+def _group(row: ArchivedRow) -> _Group:
+    return row.dag_id, row.run_id, row.task_id, row.key
+
+
+def _outcomes(
+    job: RestoreJob, rows: Sequence[ArchivedRow], torn: set[_Group], figures: Counter[str] | None = None
+) -> list[str]:
+    """What would become of each row now: a ``Return``, or that its blob is gone, or another's of its group.
+
+    :param torn: the groups in this file of which a row cannot return, as far as they are known; more are added.
     :param figures: counts the rows that can return and whose blob nobody can look for.
     """
     outcomes: list[str] = list(job.metadata.restorable(rows))
@@ -98,18 +124,23 @@ def _outcomes(job: RestoreJob, rows: Sequence[ArchivedRow], figures: Counter[str
     there = {blob.key for blob in job.blobs.head(list(dict.fromkeys(keys.values())))} if keys else set()
     unknown = 0
     for number, found in held.items():
+        row = rows[number]
         if number in keys and keys[number] in there:
             continue
         if number in keys and found.says_where:
             # A task that pulls it would be given the path as if that were the value, or fail.
             outcomes[number] = _BLOB_MISSING
+            torn |= {_group(row)} if row.map_index >= 0 else set()
         else:
             # A bare key, whose blob may lie anywhere; and what our own backend keeps below another path. Any other
             # address may be a user's own text.
             unknown += found.own or not found.says_where
     if figures is not None:
         figures["unknown_blobs"] += unknown
-    return outcomes
+    return [
+        _IN_PART if outcome == Return.POSSIBLE and row.map_index >= 0 and _group(row) in torn else outcome
+        for row, outcome in zip(rows, outcomes, strict=True)
+    ]
 
 
 def _describe(job: RestoreJob, found: Counter[tuple[str, str]], figures: Counter[str]) -> None:
@@ -142,6 +173,11 @@ def _describe(job: RestoreJob, found: Counter[tuple[str, str]], figures: Counter
         report.warnings.append(
             "No blob store is configured (blob_base_path, or [common.io] xcom_objectstorage_path), so the plan does "
             "not check whether the blobs that the rows refer to still exist."
+        )
+    if figures["unknown_blobs"]:
+        report.warnings.append(
+            f"{counted(figures['unknown_blobs'], 'row')} to restore refer to a blob that is not below the blob base "
+            "path, as far as the rows say where it is. Nobody looks whether it is still there."
         )
     if figures["unknown_blobs"]:
         report.warnings.append(
@@ -203,7 +239,8 @@ def apply(job: RestoreJob) -> None:
                     setting="archive",
                     remedy="Run the DAG again for a new plan. Rows already restored stay",
                 )
-            _restore(job, there[line["file"]], figures, progress, courtesy)
+            torn = {(dag_id, run_id, task_id, key) for dag_id, run_id, task_id, key in line.get("in_part", ())}
+            _restore(job, there[line["file"]], torn, figures, progress, courtesy)
     job.log.info(
         "Restored %s in %s", counted(figures["rows_restored"], "row"), counted(figures["transactions"], "transaction")
     )
@@ -211,7 +248,12 @@ def apply(job: RestoreJob) -> None:
 
 
 def _restore(
-    job: RestoreJob, file: ArchiveFile, figures: dict[str, Any], progress: Progress, courtesy: Courtesy
+    job: RestoreJob,
+    file: ArchiveFile,
+    torn: set[_Group],
+    figures: dict[str, Any],
+    progress: Progress,
+    courtesy: Courtesy,
 ) -> None:
     """Restore the rows of one file.
 
@@ -221,7 +263,8 @@ def _restore(
     if header is None or header.database != job.identity.owner:
         return
     for rows in _batches(job, file):
-        going = [row for row, outcome in zip(rows, _outcomes(job, rows), strict=True) if outcome == Return.POSSIBLE]
+        outcomes = _outcomes(job, rows, torn)
+        going = [row for row, outcome in zip(rows, outcomes, strict=True) if outcome == Return.POSSIBLE]
         if not going:
             continue
         if not courtesy.go_on():

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import NamedTuple
 
 from include.xcom_maintenance.core.runs import (
@@ -32,6 +32,7 @@ class Reason(StrEnum):
 
     TOO_OLD = "older than max_age_days"
     TOO_MANY_RUNS = "beyond the newest max_runs runs"
+    STUCK = "run over, its unfinished tasks idle for stuck_after_days"
     UNFINISHED_RUN = "run not finished"
     UNFINISHED_TASK = "run has unfinished tasks"
     HOLD = "hold: true"
@@ -67,6 +68,9 @@ class Rule:
     min_runs: int = 1
     keep_latest_value: bool = False
     hold: bool = False
+    #: Of a run that is over, unfinished tasks without a sign of life for so long are stuck, and protect nothing; None:
+    #: they protect the rows of their run for ever.
+    stuck_after: timedelta | None = None
 
     def matches(self, dag_id: str, tags: Collection[str] = ()) -> bool:
         """Whether the rule applies to a DAG: case-sensitive globs, exclusions last."""
@@ -172,8 +176,8 @@ class Policy:
         self._chains: dict[str, tuple[Link, ...]] = {}
         # Equal verdicts are one object: there are many runs and few verdicts.
         self._shared_chains: dict[tuple[int, ...], tuple[Link, ...]] = {}
-        self._parts: dict[tuple[int, Reason], Part] = {}
-        self._verdicts: dict[tuple[int, bool, bool, int], tuple[Part, ...]] = {}
+        self._parts: dict[tuple[int, Reason, bool], Part] = {}
+        self._verdicts: dict[tuple[int, bool, tuple[bool, ...] | None, int], tuple[Part, ...]] = {}
         #: Beyond this many newest finished runs of a DAG, rank makes no difference to any rule.
         self.newest = max((max(rule.min_runs, rule.max_runs or 0) for rule in rules), default=0)
         #: The scopes of the rules that apply to only some rows of a DAG.
@@ -236,48 +240,63 @@ class Policy:
                     yield run
                     continue
                 finished = run.state in FINISHED_RUN_STATES
-                busy = run.unfinished_tasks > 0
-                yield RunVerdict(run, self._judge(chain, finished=finished, busy=busy, rank=finished_before))
+                stuck = self._stuck(chain, run) if run.unfinished_tasks > 0 else None
+                yield RunVerdict(run, self._judge(chain, finished=finished, stuck=stuck, rank=finished_before))
                 finished_before += finished
 
     def beyond(self, dag_id: str) -> tuple[Part, ...]:
         """The verdict on every finished run of a DAG beyond its ``newest`` newest finished runs."""
-        return self._judge(self.chain(dag_id), finished=True, busy=False, rank=self.newest)
+        return self._judge(self.chain(dag_id), finished=True, stuck=None, rank=self.newest)
 
-    def _judge(self, chain: tuple[Link, ...], *, finished: bool, busy: bool, rank: int) -> tuple[Part, ...]:
+    def _stuck(self, chain: tuple[Link, ...], run: Run) -> tuple[bool, ...]:
+        """Whether the unfinished tasks of a run are stuck, by each rule."""
+        afters = (link.rule.stuck_after for link in chain)
+        return tuple(
+            after is not None and run.last_sign is not None and run.last_sign < self.now - after for after in afters
+        )
+
+    def _judge(
+        self, chain: tuple[Link, ...], *, finished: bool, stuck: tuple[bool, ...] | None, rank: int
+    ) -> tuple[Part, ...]:
         """Judge a run.
 
-        :param busy: whether one of its tasks is unfinished.
+        :param stuck: whether its unfinished tasks are stuck, by each rule; None if it has none.
         :param rank: how many newer finished runs its DAG has.
         """
-        case = (id(chain), finished, busy, min(rank, self.newest))
+        case = (id(chain), finished, stuck, min(rank, self.newest))
         found = self._verdicts.get(case)
         if found is None:
-            parts = [self._part(link, _reason(link.rule, finished=finished, busy=busy, rank=rank)) for link in chain]
+            parts = [
+                self._part(link, *_reason(link.rule, finished=finished, stuck=is_stuck, rank=rank))
+                for link, is_stuck in zip(chain, repeat(None) if stuck is None else stuck, strict=False)
+            ]
             found = self._verdicts[case] = tuple(parts) or (_NO_RULE,)
         return found
 
-    def _part(self, link: Link, reason: Reason) -> Part:
-        found = self._parts.get((id(link), reason))
+    def _part(self, link: Link, reason: Reason, stuck: bool) -> Part:
+        found = self._parts.get((id(link), reason, stuck))
         if found is None:
-            cut = None
+            rule, cut = link.rule, None
+            stuck_before = None if rule.stuck_after is None else self.now - rule.stuck_after
             if reason is Reason.TOO_MANY_RUNS:
-                cut = Cut(self.now, link.rule.keep_latest_value, link.selection)
-            elif reason is Reason.TOO_OLD and link.rule.max_age is not None:
-                cut = Cut(self.now - link.rule.max_age, link.rule.keep_latest_value, link.selection)
-            found = self._parts[id(link), reason] = Part(link.position, reason, cut)
+                cut = Cut(self.now, rule.keep_latest_value, link.selection, stuck_before)
+            elif reason is Reason.TOO_OLD and rule.max_age is not None:
+                cut = Cut(self.now - rule.max_age, rule.keep_latest_value, link.selection, stuck_before)
+            why = Reason.STUCK if stuck and cut is not None else reason
+            found = self._parts[id(link), reason, stuck] = Part(link.position, why, cut)
         return found
 
 
-def _reason(rule: Rule, *, finished: bool, busy: bool, rank: int) -> Reason:
+def _reason(rule: Rule, *, finished: bool, stuck: bool | None, rank: int) -> tuple[Reason, bool]:
+    """Why rows go or stay, and whether only since the unfinished tasks of their run are stuck."""
     if rule.hold:
-        return Reason.HOLD
+        return Reason.HOLD, False
     if not finished:
-        return Reason.UNFINISHED_RUN
-    if busy:
-        return Reason.UNFINISHED_TASK
+        return Reason.UNFINISHED_RUN, False
+    if stuck is False:
+        return Reason.UNFINISHED_TASK, False
     if rank < rule.min_runs:
-        return Reason.MIN_RUNS
+        return Reason.MIN_RUNS, False
     if rule.max_runs is not None and rank >= rule.max_runs:
-        return Reason.TOO_MANY_RUNS
-    return Reason.TOO_OLD if rule.max_age is not None else Reason.WITHIN_MAX_RUNS
+        return Reason.TOO_MANY_RUNS, bool(stuck)
+    return Reason.TOO_OLD if rule.max_age is not None else Reason.WITHIN_MAX_RUNS, bool(stuck)

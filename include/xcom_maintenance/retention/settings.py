@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -59,11 +59,16 @@ class RetentionSettings(CommonSettings):
     HINTS: ClassVar[dict[str, str]] = {
         "retention": "Write a list of rules, such as retention: [{dag_ids: ['*'], max_age_days: 7}]",
         "max_age_days": "Use a number of days above zero, such as 7",
+        "stuck_after_days": "Use a number of days above zero, such as 30; max_age_days, for the age of each rule; or "
+        "null, for never",
     }
 
     max_age_days: Days = 7
     max_runs: Positive | None = None
     min_runs: Count = 1
+    #: Of a run that is over, unfinished tasks without a sign of life for so long protect nothing; None: they always do.
+    #: By default as long as the rule's age, or where age takes nothing, as the general one.
+    stuck_after_days: Days | Literal["max_age_days"] | None = "max_age_days"
     retention: Annotated[tuple[RetentionRule, ...], Field(min_length=1)] = (RetentionRule(),)
 
     @model_validator(mode="after")
@@ -102,7 +107,13 @@ class RetentionSettings(CommonSettings):
             min_runs=self.min_runs if rule.min_runs is None else rule.min_runs,
             keep_latest_value=rule.keep_latest_value,
             hold=rule.hold,
+            stuck_after=self._stuck_after(days),
         )
+
+    def _stuck_after(self, days: float) -> timedelta | None:
+        if self.stuck_after_days is None:
+            return None
+        return timedelta(days=days if self.stuck_after_days == "max_age_days" else float(self.stuck_after_days))
 
     def described(self) -> dict[str, Any]:
         return {**super().described(), "retention": [_described(rule) for rule in self.rules()]}
@@ -111,6 +122,7 @@ class RetentionSettings(CommonSettings):
 def _described(rule: Rule) -> dict[str, Any]:
     """A rule with everything that it inherits, by the names of its settings."""
     fields = asdict(rule)
-    age = fields.pop("max_age")
+    age, stuck = fields.pop("max_age"), fields.pop("stuck_after")
     fields |= fields.pop("scope")
-    return {**fields, "max_age_days": None if age is None else age / timedelta(days=1)}
+    days = {"max_age_days": age, "stuck_after_days": stuck}
+    return {**fields, **{name: None if span is None else span / timedelta(days=1) for name, span in days.items()}}

@@ -19,7 +19,7 @@ from include.xcom_maintenance.reports.pruning import prune
 from include.xcom_maintenance.size_audit.blobs import measure_blobs
 from include.xcom_maintenance.size_audit.findings import WINDOW_DAYS, Findings
 from include.xcom_maintenance.size_audit.job import AuditJob
-from include.xcom_maintenance.size_audit.overdue import overdue
+from include.xcom_maintenance.size_audit.overdue import long_runs, overdue
 from include.xcom_maintenance.size_audit.past_audits import past_audits
 from include.xcom_maintenance.size_audit.probe import probe
 from include.xcom_maintenance.size_audit.report import describe
@@ -59,6 +59,7 @@ def audit(
     with report.phase("hazards"):
         found.dags = _tried(job, "Listing the DAGs", metadata.dags)
         found.overdue = _tried(job, "Counting overdue rows", lambda: overdue(job))
+        found.long_runs = _tried(job, "Listing runs that do not end", lambda: long_runs(job))
     if settings.probe and channel is None:
         report.warnings.append("The live probe was skipped: it only works inside a running task.")
     if settings.probe and channel is not None:

@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 
 from include.xcom_maintenance.core.sizes import JSONB_STRING_LIMIT, KB, MB
 from include.xcom_maintenance.core.table_figures import Entry, TableHealth
+from include.xcom_maintenance.metadata.ports.size_audit import LongRun
 from include.xcom_maintenance.size_audit.blobs import BlobSizes
 from include.xcom_maintenance.size_audit.growth import (
     Change,
@@ -46,6 +47,7 @@ class Findings:
     #: DAG -> whether it is stale; None if not known.
     dags: dict[str, bool] | None = None
     overdue: Overdue | None = None
+    long_runs: list[LongRun] | None = None
     probes: list[ProbeResult] | None = None
     secrets: SecretScan | None = None
     days_since_enforced: int | None = None

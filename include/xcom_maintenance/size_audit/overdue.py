@@ -1,4 +1,4 @@
-"""Whether cleanup works: rows that the retention rules should have removed days ago but that are still there."""
+"""Whether cleanup works: rows that the retention rules should have removed days ago, and runs that never end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 
+from include.xcom_maintenance.metadata.ports.size_audit import LongRun
 from include.xcom_maintenance.retention.current import policy_of
 from include.xcom_maintenance.retention.policy import RunVerdict, given_up
 from include.xcom_maintenance.size_audit.job import AuditJob
@@ -41,3 +42,16 @@ def overdue(job: AuditJob) -> Overdue:
             found.dags[dags[measured.dag_run_id]] += measured.rows
     found.dags = +found.dags
     return found
+
+
+def long_runs(job: AuditJob) -> list[LongRun]:
+    """Runs that have been in no final state for longer than the tasks of a run that is over may be silent.
+
+    Their rows stay for as long as they do: nobody but a person can tell whether such a run still works.
+    """
+    settings = job.settings
+    days = settings.stuck_after_days
+    if days is None:
+        return []
+    after = timedelta(days=settings.max_age_days if days == "max_age_days" else float(days))
+    return job.metadata.long_runs(job.metadata.now() - after)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from heapq import nlargest
 from typing import Any
 
 from include.xcom_maintenance.core.sizes import JSONB_STRING_LIMIT, KB, human_bytes
 from include.xcom_maintenance.core.words import counted
+from include.xcom_maintenance.metadata.ports.size_audit import LongRun
 from include.xcom_maintenance.reports.report import Table
 from include.xcom_maintenance.size_audit.actions import place, to_do
 from include.xcom_maintenance.size_audit.findings import Findings
@@ -78,6 +80,8 @@ def _headline(found: Findings) -> dict[str, Any]:
         "bloat_bytes": sum(bloat) if bloat else None,
         "share_of_database": values.get("database_share") or 0.0,
         "overdue_rows": values.get("overdue_rows"),
+        "runs_that_do_not_end": None if found.long_runs is None else len(found.long_runs),
+        "rows_of_runs_that_do_not_end": None if found.long_runs is None else sum(run.rows for run in found.long_runs),
         "pushes_of_busiest_task": values.get("pushes_a_day"),
         "push_seconds": rounded(values.get("push_latency")),
         "pull_seconds": rounded(values.get("pull_latency")),
@@ -151,6 +155,24 @@ def _as_json(line: Line) -> dict[str, Any]:
     }
 
 
+def _long_runs(found: Findings, runs: list[LongRun], top: int) -> Table:
+    rows, size = sum(run.rows for run in runs), sum(run.stored_bytes for run in runs)
+    return Table(
+        "Runs that do not end",
+        ["DAG", "run", "state", "days", "rows", "stored bytes"],
+        [
+            [
+                *(run.dag_id, run.run_id, run.state, round((found.moment - run.since) / timedelta(days=1), 1)),
+                *(run.rows, run.stored_bytes),
+            ]
+            for run in runs[:top]
+        ],
+        (f"The first {top} of {len(runs):,}. " if len(runs) > top else "")
+        + f"In no final state for longer than stuck_after_days. A cleanup never takes their rows: "
+        f"{counted(rows, 'row')} with {human_bytes(size)}. Mark a run as failed if nothing of it works any more.",
+    )
+
+
 # -- growth and hazards --------------------------------------------------------------------------------------------
 
 
@@ -207,6 +229,8 @@ def _hazards(found: Findings, top: int) -> Iterator[Table]:
     if found.overdue:
         rows += [["rows a cleanup should have deleted", *item] for item in found.overdue.dags.most_common(top)]
     yield Table("Rows that should not be there", ["what", "DAG", "rows"], rows)
+    if found.long_runs:
+        yield _long_runs(found, found.long_runs, top)
     yield Table(
         "Mapped tasks with the largest fan-out",
         ["DAG", "task", "fan-out", "rows", "stored bytes"],

@@ -163,6 +163,7 @@ def sweep(
     formats: Formats = KNOWN,
     quarantine: Quarantine | None = None,
     original: Callable[[str], str] = lambda key: key,
+    stuck_before: datetime | None = None,
 ) -> None:
     """Dispose of those candidates that no row refers to and that have not changed since they were listed.
 
@@ -177,6 +178,7 @@ def sweep(
     :param ledger: records every blob before and after it is deleted; must be entered.
     :param quarantine: None: blobs are deleted permanently.
     :param original: maps the key of a candidate to the key that rows refer to, if the two differ.
+    :param stuck_before: as in a ``Cut``, for blobs whose rows were deleted by one.
     """
     stream = iter(candidates)
     while batch := list(islice(stream, _BATCH)):
@@ -189,7 +191,7 @@ def sweep(
         copied = _copy(old, blobs, quarantine, into, earlier) if quarantine else old
         if copied:
             ledger.intend(copied)
-        doomed = _verified(copied, into, metadata, formats, original)
+        doomed = _verified(copied, into, metadata, formats, original, stuck_before)
         gone = set()
         for deletion in blobs.delete_unchanged(doomed):
             if deletion.result is DeleteResult.DELETED:
@@ -238,7 +240,12 @@ def _still_there(batch: Sequence[Blob], blobs: BlobStore, into: Swept) -> list[B
 
 
 def _verified(
-    batch: Sequence[Blob], into: Swept, metadata: SweepMetadata, formats: Formats, original: Callable[[str], str]
+    batch: Sequence[Blob],
+    into: Swept,
+    metadata: SweepMetadata,
+    formats: Formats,
+    original: Callable[[str], str],
+    stuck_before: datetime | None,
 ) -> list[Blob]:
     """Those that no row refers to and whose run is finished, right now."""
     if not batch:
@@ -248,7 +255,7 @@ def _verified(
     runs = {key: found for key in keys.values() if (found := formats.coordinates_of(key)) is not None}
     in_full = metadata.named_in_full(set(runs.values())) if runs else {}
     runs = {key: in_full.get(found, found) for key, found in runs.items()}
-    unfinished = metadata.unfinished_runs(runs.values()) if runs else set()
+    unfinished = metadata.unfinished_runs(runs.values(), stuck_before=stuck_before) if runs else set()
     doomed = []
     for blob in batch:
         key = keys[blob.key]

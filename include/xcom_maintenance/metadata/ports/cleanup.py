@@ -24,6 +24,8 @@ class Deleted:
     """What one batch deleted. Its bytes are known from the plan: to measure them again costs a fifth of the time."""
 
     rows: int
+    #: Whether a limit may have left some.
+    more: bool = False
 
 
 class CleanupMetadata(RetentionMetadata, SweepMetadata, VacuumMetadata, BusyMetadata, Protocol):
@@ -52,7 +54,10 @@ class CleanupMetadata(RetentionMetadata, SweepMetadata, VacuumMetadata, BusyMeta
         limit: int | None = None,
         archive: OpenArchive | None = None,
     ) -> Deleted:
-        """Delete rows in one short transaction, at most ``limit``, every condition checked in the statement itself.
+        """Delete rows in one short transaction, about ``limit``, every condition checked in the statement itself.
+
+        The rows that the instances of a mapped task pushed under one key go together or not at all, so that there can
+        be fewer, and more if one such group alone is larger.
 
         If a run of the batch is found to have come to life meanwhile, nothing of that run is deleted. What is passing,
         such as a lost connection, is tried again; the rows are counted once.

@@ -44,6 +44,16 @@ class Circumstances:
     refers_elsewhere: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class DanglingThatStay:
+    """Rows whose blob is gone and that stay nevertheless, in numbers."""
+
+    #: They belong to a mapped task, others of whose rows stay.
+    in_part: int
+    #: This project's own backend wrote them, and a task that pulls one fails.
+    own: int
+
+
 class ReconciliationMetadata(SweepMetadata, Protocol):
     """All references, what is known about blobs without one, and the rows whose blob is gone."""
 
@@ -66,11 +76,16 @@ class ReconciliationMetadata(SweepMetadata, Protocol):
     ) -> int:
         """Delete the rows of the ``xcom`` table that still hold these references, in one short transaction.
 
-        Only of runs that are finished, as for ``delete``, checked in the statement itself.
+        Only of runs that are finished, and of the rows of a mapped task all of one key or none, as for ``delete``,
+        checked in the statement itself. Never rows of this project's own backend: a task that pulls one fails, as it
+        should, and would get None if the row were gone.
 
         :param archive: as for ``delete``.
         :returns: how many rows went.
         """
+
+    def dangling_that_stay(self, references: Sequence[RowReference]) -> DanglingThatStay:
+        """How many of the rows that still hold these references ``delete_dangling`` leaves, and why."""
 
     def circumstances(self, places: Collection[Coordinates], base: BasePath) -> dict[Coordinates, Circumstances]:
         """What is still known about the tasks of some blobs below ``base``."""

@@ -120,5 +120,10 @@ class SweepMetadata(NameMetadata, Protocol):
         :param keys: of a known layout.
         """
 
-    def unfinished_runs(self, runs: Collection[Coordinates]) -> set[tuple[str, str]]:
-        """The (dag_id, run_id) among ``runs`` that are, or have a task instance, in no final state right now."""
+    def unfinished_runs(
+        self, runs: Collection[Coordinates], *, stuck_before: datetime | None = None
+    ) -> set[tuple[str, str]]:
+        """The (dag_id, run_id) among ``runs`` that are, or have a task instance, in no final state right now.
+
+        :param stuck_before: as in a ``Cut``.
+        """

@@ -55,6 +55,19 @@ class StoredValue:
     text: str | None = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class LongRun:
+    """A run that is in no final state, and what its rows hold."""
+
+    dag_id: str
+    run_id: str
+    state: str
+    #: When it began, or was due if it never did (UTC).
+    since: datetime
+    rows: int
+    stored_bytes: int
+
+
 class SecretsMetadata(Metadata, Protocol):
     """The newest values, one by one, for the scan for secrets."""
 
@@ -112,6 +125,9 @@ class AuditMetadata(RetentionMetadata, SecretsMetadata, Protocol):
 
     def table_health(self) -> TableHealth:
         """The size and state of the ``xcom`` table."""
+
+    def long_runs(self, begun_before: datetime) -> list[LongRun]:
+        """The runs in no final state that began before a moment, those that hold the most bytes first."""
 
     def dags(self) -> dict[str, bool]:
         """The DAGs that are there, and whether they are stale: no file defines them any more."""

@@ -18,10 +18,11 @@ from include.xcom_maintenance.core.table_figures import (
     LogicalSizes,
     SizeGroup,
 )
-from include.xcom_maintenance.metadata.ports.size_audit import StoredValue
+from include.xcom_maintenance.metadata.ports.size_audit import LongRun, StoredValue
 from include.xcom_maintenance.metadata.postgres import references as refs
 from include.xcom_maintenance.metadata.postgres.base import Connected
 from include.xcom_maintenance.metadata.postgres.rows import ADDRESS, IS_SHORT
+from include.xcom_maintenance.metadata.postgres.states import STATES
 
 _STORED = "pg_column_size(value)"
 #: A value that takes more than this is not read to learn how long its text is; it counts with what is stored of it.
@@ -142,6 +143,16 @@ WHERE dag_id = %(dag_id)s AND task_id = %(task_id)s AND run_id = %(run_id)s AND 
   AND key = %(key)s"""
 
 
+#: The rows of each run by the primary key, which is as much work as those runs hold.
+_LONG_RUNS = """
+SELECT r.dag_id, r.run_id, coalesce(r.state, ''), coalesce(r.start_date, r.run_after), x.rows, x.size
+FROM dag_run r
+CROSS JOIN LATERAL (
+    SELECT count(*) AS rows, coalesce(sum(pg_column_size(value)), 0)::bigint AS size FROM xcom WHERE dag_run_id = r.id
+) x
+WHERE (r.state IS NULL OR NOT r.state = ANY(%(run_states)s)) AND coalesce(r.start_date, r.run_after) < %(before)s
+ORDER BY x.size DESC, x.rows DESC, 4, r.dag_id, r.run_id"""
+
 #: A column of a later version may be missing in an older one.
 _DAGS = "SELECT d.dag_id, coalesce((to_jsonb(d) ->> 'is_stale')::boolean, false) FROM dag d"
 
@@ -225,6 +236,10 @@ class AuditQueries(Connected):
             )
             cursor.execute(statement, parameters)
             return list(cursor.fetchall())
+
+    def long_runs(self, begun_before: datetime) -> list[LongRun]:
+        found = self._session.rows(_LONG_RUNS, {**STATES, "before": begun_before})
+        return [LongRun(*row) for row in found]
 
     def dags(self) -> dict[str, bool]:
         return dict(self._session.rows(_DAGS))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.records import Coordinates, RowReference
-from include.xcom_maintenance.metadata.ports.reconciliation import Circumstances
+from include.xcom_maintenance.core.references import reference_in
+from include.xcom_maintenance.metadata.ports.reconciliation import Circumstances, DanglingThatStay
 from include.xcom_maintenance.metadata.ports.shared import OpenArchive
 from include.xcom_maintenance.metadata.postgres.archive import RETURNING, copy_deleted
 from include.xcom_maintenance.metadata.postgres.base import Connected
-from include.xcom_maintenance.metadata.postgres.rows import ADDRESS, IS_SHORT
+from include.xcom_maintenance.metadata.postgres.rows import ADDRESS, BY_KEY, IS_SHORT, SAME_KEY
 from include.xcom_maintenance.metadata.postgres.states import LOCK_RUNS, STATES, UNFINISHED
 
 #: By the indexes of each table: the cost is that of the places asked about. Only short values are read.
@@ -36,31 +37,51 @@ CROSS JOIN LATERAL (
 ) x"""
 
 
-#: The rows that still hold just these references, of runs that are finished: a retry that pushed anew wrote another.
-DELETE_DANGLING = f"""
-DELETE FROM xcom x
-USING unnest(%(dag_ids)s::text[], %(run_ids)s::text[], %(task_ids)s::text[], %(map_indexes)s::int[], %(keys)s::text[],
-             %(blobs)s::text[]) AS c(dag_id, run_id, task_id, map_index, key, blob), dag_run r
-WHERE r.dag_id = c.dag_id AND r.run_id = c.run_id AND x.dag_run_id = r.id
-  AND x.task_id = c.task_id AND x.map_index = c.map_index AND x.key = c.key
-  AND right(CASE jsonb_typeof(x.value) WHEN 'string' THEN x.value #>> '{{}}'
-                                       ELSE coalesce(x.value #>> '{{__data__,uri}}', x.value ->> 'key',
-                                                     x.value ->> 's3_key') END, length(c.blob) + 1) = '/' || c.blob
-  AND NOT {UNFINISHED.format(run="r")}"""
+#: The values of some rows as they are now, as far as they can be references.
+_VALUES = f"""
+SELECT c.number, r.id, CASE WHEN {IS_SHORT} THEN x.value::text END
+FROM unnest(%(dag_ids)s::text[], %(run_ids)s::text[], %(task_ids)s::text[], %(map_indexes)s::int[], %(keys)s::text[])
+     WITH ORDINALITY AS c(dag_id, run_id, task_id, map_index, key, number)
+JOIN dag_run r ON r.dag_id = c.dag_id AND r.run_id = c.run_id
+JOIN xcom x ON x.dag_run_id = r.id AND x.task_id = c.task_id AND x.map_index = c.map_index AND x.key = c.key"""
+
+#: Which of some rows go: those that still hold just these values, of runs that are finished, since a retry that pushed
+#: anew wrote another; and of mapped tasks only whole groups, for what is left of one would be taken for all of it.
+_DANGLING = f"""
+WITH held AS MATERIALIZED (
+    SELECT x.dag_run_id, x.task_id, x.map_index, x.key, x.value
+    FROM {BY_KEY.format(more=", %(values)s::text[]", names=", value")}
+    JOIN dag_run r ON r.id = c.dag_run_id
+    JOIN xcom x ON {SAME_KEY} AND x.value = c.value::jsonb
+    WHERE NOT {UNFINISHED.format(run="r")}
+),
+whole AS MATERIALIZED (
+    SELECT h.dag_run_id, h.task_id, h.key FROM held h WHERE h.map_index >= 0 GROUP BY 1, 2, 3
+    HAVING count(*) = (SELECT count(*) FROM xcom m WHERE m.dag_run_id = h.dag_run_id AND m.task_id = h.task_id
+                         AND m.map_index >= 0 AND m.key = h.key)
+)"""
+_GOES = "(h.map_index < 0 OR (h.dag_run_id, h.task_id, h.key) IN (SELECT * FROM whole))"
+
+DELETE_DANGLING = f"""{_DANGLING}
+DELETE FROM xcom x USING held h
+WHERE x.dag_run_id = h.dag_run_id AND x.task_id = h.task_id AND x.map_index = h.map_index AND x.key = h.key
+  AND x.value = h.value AND {_GOES}"""
+
+#: Those that stay since others of their group do.
+_STAY_WITH_OTHERS = f"{_DANGLING} SELECT count(*) FROM held h WHERE NOT {_GOES}"
 
 RUNS_OF = """SELECT r.id FROM unnest(%(dag_ids)s::text[], %(run_ids)s::text[]) AS c(dag_id, run_id)
 JOIN dag_run r ON r.dag_id = c.dag_id AND r.run_id = c.run_id"""
 
 
 def rows_of(references: Sequence[RowReference]) -> dict[str, Any]:
-    """The parameters of ``DELETE_DANGLING``, but for the states."""
+    """Where the rows of some references are, column by column."""
     return {
         "dag_ids": [found.dag_id for found in references],
         "run_ids": [found.run_id for found in references],
         "task_ids": [found.task_id for found in references],
         "map_indexes": [found.map_index for found in references],
         "keys": [found.xcom_key for found in references],
-        "blobs": [found.key for found in references],
     }
 
 
@@ -99,21 +120,61 @@ class ReconciliationQueries(Connected):
         *,
         archive: OpenArchive | None = None,
     ) -> int:
-        parameters = {**STATES, **rows_of(references)}
-        delete = DELETE_DANGLING
+        asked = rows_of(references)
 
         def work(cursor: Any) -> int:
             if self._may_lock_runs:  # a clear waits, or is seen
-                cursor.execute(RUNS_OF, parameters)
+                cursor.execute(RUNS_OF, asked)
                 cursor.execute(LOCK_RUNS, {"ids": [number for (number,) in cursor.fetchall()]})
+            parameters = _parameters(_held(cursor, references, asked))
             if archive is None:
-                cursor.execute(delete, parameters)
+                cursor.execute(DELETE_DANGLING, parameters)
                 return int(cursor.rowcount)
             with archive() as sink:
-                deleting = f"{delete} RETURNING {RETURNING}"
-                return copy_deleted(cursor, deleting, parameters, sink)
+                return copy_deleted(cursor, f"{DELETE_DANGLING} RETURNING {RETURNING}", parameters, sink)
 
         return self._session.change(work)
+
+    def dangling_that_stay(self, references: Sequence[RowReference]) -> DanglingThatStay:
+        with self._session.transaction() as cursor:
+            held = _held(cursor, references, rows_of(references))
+            cursor.execute(_STAY_WITH_OTHERS, _parameters(held))
+            [in_part] = cursor.fetchone()
+        return DanglingThatStay(int(in_part), sum(one.own for one in held))
+
+
+class _Held(NamedTuple):
+    """A row that still holds the very reference that it was found with."""
+
+    dag_run_id: int
+    row: RowReference
+    #: Its value, as JSON.
+    text: str
+    own: bool
+
+
+def _held(cursor: Any, references: Sequence[RowReference], asked: dict[str, Any]) -> list[_Held]:
+    cursor.execute(_VALUES, asked)
+    found = []
+    for number, dag_run_id, text in cursor.fetchall():
+        row, held = references[number - 1], reference_in(text)
+        # The key by its end, as it was found below the base path.
+        if held is not None and held.says_where and f"/{held.key}".endswith(f"/{row.key}"):
+            found.append(_Held(dag_run_id, row, text, held.own))
+    return found
+
+
+def _parameters(held: Sequence[_Held]) -> dict[str, Any]:
+    """Those of ``_DANGLING``: rows that may go, and their values."""
+    found = [one for one in held if not one.own]
+    return {
+        **STATES,
+        "runs": [one.dag_run_id for one in found],
+        "tasks": [one.row.task_id for one in found],
+        "maps": [one.row.map_index for one in found],
+        "keys": [one.row.xcom_key for one in found],
+        "values": [one.text for one in found],
+    }
 
 
 #: Which of some rows are there.

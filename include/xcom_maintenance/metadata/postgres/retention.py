@@ -23,7 +23,7 @@ from include.xcom_maintenance.metadata.postgres.rows import ADDRESS, IS_SHORT
 from include.xcom_maintenance.metadata.postgres.runs import RunQueries, ages, horizon
 from include.xcom_maintenance.metadata.postgres.scopes import scope_condition
 from include.xcom_maintenance.metadata.postgres.session import BY_INDEX
-from include.xcom_maintenance.metadata.postgres.states import STATES, UNFINISHED, UNFINISHED_AMONG
+from include.xcom_maintenance.metadata.postgres.states import PULLING_AMONG, STATES, UNFINISHED_AND_NOT_STUCK
 
 #: Where a run keeps its latest values: the rows that xcom_pull(include_prior_dates=True) would take, if
 #: it were called by a run made now, by the next scheduled one, or by any run of the DAG that is not finished. Airflow
@@ -36,7 +36,7 @@ _KEEPERS = f"""WITH dags AS MATERIALIZED (
 unfinished AS MATERIALIZED (
     SELECT r.id, r.dag_id, coalesce(r.logical_date, r.run_after) AS sees_until
     FROM dag_run r
-    WHERE r.dag_id IN (SELECT dag_id FROM dags) AND {UNFINISHED.format(run="r")}
+    WHERE r.dag_id IN (SELECT dag_id FROM dags) AND {UNFINISHED_AND_NOT_STUCK.format(run="r")}
 ),
 keepers AS MATERIALIZED (
     SELECT DISTINCT ON (caller.dag_id, caller.id, n.task_id, n.map_index, n.key, nr.logical_date IS NULL)
@@ -56,27 +56,49 @@ keepers AS MATERIALIZED (
              nr.logical_date DESC, n.timestamp DESC, n.dag_run_id DESC
 )"""
 
-#: Beside it, whether a row is one of those. Elsewhere both are left out, for they cost a look at all rows of a DAG.
-_KEPT = """EXISTS (
+#: Beside it, whether a row is one of those, or goes with one. Elsewhere both are left out, for they cost a look at all
+#: rows of a DAG.
+_KEPT = """(EXISTS (
         SELECT FROM keepers k
         WHERE k.dag_run_id = x.dag_run_id AND k.task_id = x.task_id
-          AND k.map_index = x.map_index AND k.key = x.key)"""
+          AND k.map_index = x.map_index AND k.key = x.key)
+    OR x.map_index >= 0 AND (x.dag_run_id, x.task_id, x.key) IN (
+        SELECT k.dag_run_id, k.task_id, k.key FROM keepers k WHERE k.map_index >= 0))"""
+
+#: Whether a row goes with one that was pushed after the cutoff. The rows that the instances of a mapped task pushed
+#: under one key are one result, and as young as the youngest of them: a task that pulls them would take those that are
+#: left for all, or each for another. Not correlated, and looked up only once there is a mapped row.
+_WITH_YOUNG = """(x.map_index >= 0 AND (x.dag_run_id, x.task_id, x.key) IN (
+        SELECT m.dag_run_id, m.task_id, m.key FROM xcom m
+        WHERE m.dag_run_id = ANY(%(ids)s::int[]) AND m.map_index >= 0 AND m.timestamp >= %(cutoff)s{within}
+        GROUP BY 1, 2, 3))"""
+
+#: Mapped rows that were pushed while a batch was being deleted, or nearly so: what the delete saw of their group is not
+#: all of it. Nobody pushes into a run that is finished, so its time is another one.
+_JUST_PUSHED = """
+SELECT DISTINCT x.dag_run_id FROM xcom x
+WHERE x.dag_run_id = ANY(%(ids)s::int[]) AND x.map_index >= 0 AND x.timestamp >= now() - interval '1 minute'{within}"""
 
 
 class Retention:
     """The statements about what one cut takes from some runs, with only the conditions that it needs.
 
     :param runs: their ids.
+    :param within: leaves some rows out, never only some of a group of mapped ones; ``{row}`` is the alias of ``xcom``.
     """
 
-    def __init__(self, cut: Cut, runs: Sequence[int]) -> None:
+    def __init__(self, cut: Cut, runs: Sequence[int], within: str = "") -> None:
         self._with = _KEEPERS if cut.keep_latest_value else ""
         self._kept = _KEPT if cut.keep_latest_value else "false"
+        self._with_young = _WITH_YOUNG.format(within=within.format(row="m"))
+        self._within = within.format(row="x")
         self.parameters: dict[str, Any] = {**STATES, "ids": list(runs), "cutoff": cut.cutoff}
+        self.parameters["stuck_before"] = cut.stuck_before
         # The ids themselves, and not a join with the runs: to look them all up by one index scan costs a fifth less.
         self._selected = f"x.dag_run_id = ANY(%(ids)s::int[]) AND {self._chosen(cut.selection)}"
-        self._finished = f"{self._selected} AND NOT x.dag_run_id = ANY(ARRAY({UNFINISHED_AMONG}))"
-        self._doomed = f"x.timestamp < %(cutoff)s AND NOT {self._kept}"
+        self._finished = f"{self._selected} AND NOT x.dag_run_id = ANY(ARRAY({PULLING_AMONG}))"
+        self._old = f"x.timestamp < %(cutoff)s AND NOT {self._with_young}"
+        self._doomed = f"{self._old} AND NOT {self._kept}"
 
     def _chosen(self, selection: Selection | None) -> str:
         if selection is None:
@@ -91,7 +113,7 @@ class Retention:
         """Of each run, rows and bytes in all, of those that stay, and of those among them that only stay as the latest
         of their key. Hardly any do, so the second and third cost little.
         """
-        latest = _sums(f"x.timestamp < %(cutoff)s AND {self._kept}") if self._with else "0, 0"
+        latest = _sums(f"{self._old} AND {self._kept}") if self._with else "0, 0"
         return f"""{self._with} SELECT x.dag_run_id, {_sums()}, {_sums(f"NOT ({self._doomed})")}, {latest}
 FROM xcom x WHERE {self._finished} GROUP BY x.dag_run_id"""
 
@@ -105,22 +127,40 @@ FROM xcom x
 WHERE {self._finished} AND {self._doomed}
   AND CASE WHEN {IS_SHORT} THEN position(%(marker)s IN {ADDRESS}) > 0 END"""
 
-    def delete(self, *, limited: bool, returning: str | None = None) -> str:
+    def delete(self, *, returning: str | None = None) -> str:
         """The delete, which takes nothing at all if one of the runs is not finished.
 
-        :param limited: to ``%(limit)s`` rows, for a run with more than one transaction may delete.
         :param returning: of the rows ``x``.
         """
         end = f" RETURNING {returning}" if returning else ""
         # Asked once, and not of every row.
-        condition = f"NOT EXISTS ({UNFINISHED_AMONG}) AND {self._selected} AND {self._doomed}"
-        if not limited:
-            return f"{self._with} DELETE FROM xcom x WHERE {condition}{end}"
-        # Choosing the rows first costs half as much again. The cutoff once more: a row that was written anew while the
-        # delete waited for it is looked at again, but not its place.
-        doomed = f"doomed AS (SELECT x.ctid AS place FROM xcom x WHERE {condition} LIMIT %(limit)s)"
-        return f"""{self._with + "," if self._with else "WITH"} {doomed}
-DELETE FROM xcom x USING doomed WHERE x.ctid = doomed.place AND x.timestamp < %(cutoff)s{end}"""
+        condition = f"NOT EXISTS ({PULLING_AMONG}) AND {self._selected} AND {self._doomed}{self._within}"
+        return f"{self._with} DELETE FROM xcom x WHERE {condition}{end}"
+
+    @property
+    def just_pushed(self) -> str:
+        """The runs of which the delete cannot have seen all."""
+        return _JUST_PUSHED.format(within=self._within)
+
+    # -- in pieces, of one run ``%(run)s``
+
+    @property
+    def next_row(self) -> str:
+        """The place of the first row beyond ``%(limit)s`` that may go, in the order of the primary key.
+
+        What may go is told by its own time alone, which is quicker, so there may be fewer that do go before it.
+        """
+        chosen = self._selected.replace("x.dag_run_id = ANY(%(ids)s::int[])", "x.dag_run_id = %(run)s")
+        return f"""
+SELECT x.task_id, x.map_index, x.key FROM xcom x
+WHERE {chosen} AND x.timestamp < %(cutoff)s{self._within}
+ORDER BY x.task_id, x.map_index, x.key OFFSET %(limit)s LIMIT 1"""
+
+    @property
+    def groups(self) -> str:
+        """Keys and the number of rows of each that go, as many keys as ``%(limit)s`` rows may have."""
+        return f"""{self._with} SELECT x.key, count(*) FROM xcom x
+WHERE {self._finished} AND {self._doomed}{self._within} GROUP BY x.key ORDER BY x.key LIMIT greatest(1, %(limit)s)"""
 
 
 def _sums(which: str | None = None) -> str:

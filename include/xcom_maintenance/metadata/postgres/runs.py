@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Any
 
 from include.xcom_maintenance.core.records import Coordinates
 from include.xcom_maintenance.core.reference_formats import hash_of
 from include.xcom_maintenance.core.runs import (
+    Doomed,
     Run,
     YoungerRuns,
 )
 from include.xcom_maintenance.metadata.postgres.schema import SchemaQueries
 from include.xcom_maintenance.metadata.postgres.states import (
+    PULLING_AMONG,
+    RUN_SEEN,
     STATES,
-    UNFINISHED_AMONG,
+    TASK_SEEN,
     UNFINISHED_RUNS,
     UNFINISHED_STATE,
     CameToLifeError,
@@ -32,7 +35,7 @@ def ages(*, knows_creation: bool) -> str:
     """
     old = "created_at IS NULL OR created_at < %(horizon)s::timestamptz" if knows_creation else "true"
     return f"""r AS NOT MATERIALIZED (
-    SELECT id, dag_id, run_id, coalesce(state, '') AS state, run_after, {old} AS old
+    SELECT id, dag_id, run_id, coalesce(state, '') AS state, run_after, {old} AS old, end_date, updated_at
     FROM dag_run
 ),
 d AS MATERIALIZED (
@@ -41,11 +44,16 @@ d AS MATERIALIZED (
 )"""
 
 
-#: How many unfinished tasks there are, by run.
+#: How many unfinished tasks there are, by run; when one of them was touched last, and whether that is known of all.
 _BUSY = f"""busy AS MATERIALIZED (
-    SELECT t.dag_id, t.run_id, count(*) AS tasks FROM task_instance t
+    SELECT t.dag_id, t.run_id, count(*) AS tasks, max({TASK_SEEN}) AS seen, count({TASK_SEEN}) = count(*) AS known
+    FROM task_instance t
     WHERE {UNFINISHED_STATE} GROUP BY t.dag_id, t.run_id
 )"""
+#: When there was a last sign of life of a run with unfinished tasks; NULL if it has none, or one gives no sign.
+_LAST_SIGN = f"""CASE WHEN {RUN_SEEN.format(run="r")} IS NOT NULL OR busy.known
+    THEN greatest({RUN_SEEN.format(run="r")}, busy.seen) END"""
+_LAST_SIGN = f"CASE WHEN busy.tasks > 0 THEN {_LAST_SIGN} END"
 
 
 def all_runs(*, knows_creation: bool) -> str:
@@ -57,12 +65,12 @@ def all_runs(*, knows_creation: bool) -> str:
     return f"""
 WITH {ages(knows_creation=knows_creation)},
 {_BUSY}
-SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0)
+SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0), {_LAST_SIGN}
 FROM r JOIN d USING (dag_id) LEFT JOIN busy USING (dag_id, run_id)
 WHERE r.old OR d.mixed
 UNION ALL
 SELECT r.dag_id, NULL, count(*) FILTER (WHERE r.state = ANY(%(run_states)s))::text,
-       count(*) FILTER (WHERE NOT r.state = ANY(%(run_states)s))::text, NULL, NULL
+       count(*) FILTER (WHERE NOT r.state = ANY(%(run_states)s))::text, NULL, NULL, NULL
 FROM r JOIN d USING (dag_id)
 WHERE NOT r.old AND NOT d.mixed
 GROUP BY r.dag_id
@@ -72,7 +80,7 @@ ORDER BY 1, 5 DESC NULLS FIRST, 2 DESC"""
 #: The ``%(count)s`` newest finished runs of each DAG.
 _NEWEST_FINISHED = f"""
 WITH {_BUSY}
-SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0)
+SELECT r.dag_id, r.id, r.run_id, r.state, r.run_after, coalesce(busy.tasks, 0), {_LAST_SIGN}
 FROM (
     SELECT *, row_number() OVER (PARTITION BY dag_id ORDER BY run_after DESC, id DESC) AS place
     FROM dag_run WHERE state = ANY(%(run_states)s)
@@ -98,19 +106,22 @@ class RunQueries(SchemaQueries):
     def runs(self, *, created_before: datetime | None = None) -> Iterator[Run | YoungerRuns]:
         parameters = {**STATES, "horizon": horizon(created_before)}
         statement = all_runs(knows_creation=self._knows_creation)
-        for dag_id, number, run_id, state, run_after, unfinished in self._session.stream(statement, parameters):
+        for dag_id, number, run_id, state, *rest in self._session.stream(statement, parameters):
             if number is None:
                 yield YoungerRuns(dag_id, finished=int(run_id), unfinished=int(state))
             else:
-                yield Run(number, dag_id, run_id, state, run_after, unfinished)
+                yield Run(number, dag_id, run_id, state, *rest)
 
     def newest_finished_runs(self, count: int) -> Iterator[Run]:
         for dag_id, number, *rest in self._session.rows(_NEWEST_FINISHED, {**STATES, "count": count}):
             yield Run(number, dag_id, *rest)
 
-    def unfinished_runs(self, runs: Collection[Coordinates]) -> set[tuple[str, str]]:
+    def unfinished_runs(
+        self, runs: Collection[Coordinates], *, stuck_before: datetime | None = None
+    ) -> set[tuple[str, str]]:
         pairs = sorted({(run.dag_id, run.run_id) for run in runs})
-        parameters = {"dag_ids": [p[0] for p in pairs], "run_ids": [p[1] for p in pairs], **STATES}
+        names = {"dag_ids": [p[0] for p in pairs], "run_ids": [p[1] for p in pairs]}
+        parameters = {**STATES, **names, "stuck_before": stuck_before}
         return {(dag_id, run_id) for dag_id, run_id in self._session.rows(UNFINISHED_RUNS, parameters)}
 
     def named_in_full(self, places: Collection[Coordinates]) -> dict[Coordinates, Coordinates]:
@@ -175,9 +186,12 @@ class RunQueries(SchemaQueries):
         )
         return {row[0] for row in rows}
 
-    def _check_still_finished(self, cursor: Any, runs: Mapping[str, Any]) -> None:
-        cursor.execute(UNFINISHED_AMONG, runs)
-        revived = {row[0] for row in cursor.fetchall()}
+    def _check_still_finished(self, cursor: Any, doomed: Doomed) -> None:
+        revived = set()
+        for which, runs in doomed.by_cut().items():
+            stuck_before = doomed.cuts[which].stuck_before
+            cursor.execute(PULLING_AMONG, {**STATES, "ids": list(runs), "stuck_before": stuck_before})
+            revived |= {row[0] for row in cursor.fetchall()}
         if revived:
             raise CameToLifeError(revived)
 

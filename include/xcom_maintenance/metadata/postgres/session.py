@@ -31,8 +31,9 @@ _STATUS = """SELECT CASE WHEN pg_current_xact_id() > %(id)s::xid8 THEN pg_xact_s
 
 
 #: How to get at the rows of some runs. The planner takes them to be scattered all over the table, and would rather read
-#: all of it; they lie together, as they were pushed, and the work must not grow with the table.
-BY_INDEX = "SET LOCAL enable_seqscan = off"
+#: all of it; they lie together, as they were pushed, and the work must not grow with the table. And it may look up the
+#: groups of mapped rows that stay in a hash, whatever it takes their number to be: they are few.
+BY_INDEX = """SELECT set_config('enable_seqscan', 'off', true), set_config('hash_mem_multiplier', '16', true)"""
 
 
 class Session:

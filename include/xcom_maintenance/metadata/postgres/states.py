@@ -30,16 +30,33 @@ UNFINISHED = f"""({{run}}.state IS NULL OR NOT {{run}}.state = ANY(%(run_states)
         SELECT FROM task_instance t
         WHERE t.dag_id = {{run}}.dag_id AND t.run_id = {{run}}.run_id AND ({UNFINISHED_STATE})))"""
 
+#: When a task was last touched, and a run; NULL if nothing is known. To clear a task touches it.
+TASK_SEEN = """greatest(t.updated_at, t.last_heartbeat_at, t.start_date, t.end_date, t.queued_dttm, t.scheduled_dttm)"""
+RUN_SEEN = "greatest({run}.end_date, {run}.updated_at)"
+
+_TASKS_OF = "SELECT FROM task_instance t WHERE t.dag_id = {run}.dag_id AND t.run_id = {run}.run_id"
+#: The same, but for runs that are over and whose unfinished tasks are stuck: neither of them nor of the run was there a
+#: sign of life since ``%(stuck_before)s``. Such a task has no scheduler any more. What gives no sign at all is taken to
+#: be alive; where ``stuck_before`` is NULL, everything is. Each EXISTS is about tasks alone, so that the planner can
+#: look all of them up at once, and only the first is needed for a run that ended long ago.
+UNFINISHED_AND_NOT_STUCK = f"""({{run}}.state IS NULL OR NOT {{run}}.state = ANY(%(run_states)s)
+    OR EXISTS ({_TASKS_OF} AND ({UNFINISHED_STATE})
+               AND coalesce({TASK_SEEN} >= %(stuck_before)s::timestamptz, %(stuck_before)s::timestamptz IS NULL))
+    OR coalesce({RUN_SEEN} >= %(stuck_before)s::timestamptz, false) AND EXISTS ({_TASKS_OF} AND ({UNFINISHED_STATE}))
+    OR {RUN_SEEN} IS NULL AND EXISTS ({_TASKS_OF} AND ({UNFINISHED_STATE}) AND {TASK_SEEN} IS NULL))"""
+
 UNFINISHED_RUNS = f"""
 SELECT r.dag_id, r.run_id
 FROM unnest(%(dag_ids)s::text[], %(run_ids)s::text[]) AS c(dag_id, run_id)
 JOIN dag_run r ON r.dag_id = c.dag_id AND r.run_id = c.run_id
-WHERE {UNFINISHED.format(run="r")}"""
+WHERE {UNFINISHED_AND_NOT_STUCK.format(run="r")}"""
 
 #: Those of the runs ``%(ids)s`` that are not finished. Part of every statement, and the last look before the commit: a
 #: task can be cleared without its run being touched, so no lock would show it.
 UNFINISHED_AMONG = f"""
 SELECT r.id FROM dag_run r WHERE r.id = ANY(%(ids)s::int[]) AND {UNFINISHED.format(run="r")}"""
+PULLING_AMONG = f"""
+SELECT r.id FROM dag_run r WHERE r.id = ANY(%(ids)s::int[]) AND {UNFINISHED_AND_NOT_STUCK.format(run="r")}"""
 
 #: The first statement of a deleting transaction: a concurrent change of these runs waits for it, or it for the change,
 #: and the statements after it see what was committed meanwhile.

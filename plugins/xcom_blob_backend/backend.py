@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -161,11 +162,12 @@ async def _in_thread(work: Callable[..., Any], *arguments: Any) -> Any:
     of asyncio's threads to let go of it.
     """
     context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(_threads(), context.run, work, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), context.run, work, *arguments)
 
 
 @functools.cache
-def _threads() -> ThreadPoolExecutor:
+def _threads(_process: int) -> ThreadPoolExecutor:
+    """Of this process: a fork copies the pool and none of its threads, and what it is given then never begins."""
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(_READERS, thread_name_prefix="xcom_blob_backend")

@@ -25,7 +25,7 @@ def access(scheme: str, conn_id: str | None) -> Access:
     found: Access
     if conn_id is None:
         found = store.of_environment()
-        return found
+        return _trusting(found, scheme)
     connection = _connection(conn_id)
     # Older Connections spell extras as extra__google_cloud_platform__project.
     extra = {
@@ -34,6 +34,15 @@ def access(scheme: str, conn_id: str | None) -> Access:
         if value is not None and value != ""
     }
     found = store.of_connection(connection, extra)
+    return _trusting(found, scheme)
+
+
+def _trusting(found: Access, scheme: str) -> Access:
+    """With the authorities that Google's and Azure's own clients, and curl, take from the environment."""
+    if scheme != "s3":
+        from xcom_blob_backend.network import trust
+
+        trust(found, None, "", ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"))
     return found
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from xcom_blob_backend.access import Access
+from xcom_blob_backend.access import Access, content_of
 from xcom_blob_backend.errors import BackendNotConfigured
 
 _PUBLIC_CLOUD = "blob.core.windows.net"
@@ -41,9 +41,15 @@ def of_environment() -> Access:
             f"[xcom_blob_backend] path: the storage account is unknown. Set {_VARIABLE}, or name a Connection before "
             "the '@'"
         )
+    _check_environment()
     if endpoint := os.environ.get("AZURE_STORAGE_ENDPOINT"):
         found.endpoint("endpoint", endpoint.rstrip("/"))
     return found
+
+
+def _check_environment() -> None:
+    if path := os.environ.get("AZURE_FEDERATED_TOKEN_FILE"):
+        content_of(path, "AZURE_FEDERATED_TOKEN_FILE")
 
 
 def _connection_string(found: Access, text: str) -> None:
@@ -90,6 +96,7 @@ def _credentials(found: Access, connection: Any, extra: dict[str, Any], token: s
         found.provider = _static(access_key=key)
     else:
         # A managed or a workload identity: of the environment, but for what the Connection knows.
+        _check_environment()
         names = {"managed_identity_client_id": "client_id", "workload_identity_tenant_id": "tenant_id"}
         found.config |= {theirs: extra[ours] for ours, theirs in names.items() if ours in extra}
 

@@ -7,7 +7,7 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
-from xcom_blob_backend.access import LIFETIME, Access
+from xcom_blob_backend.access import LIFETIME, Access, content_of
 
 #: Of a Google Cloud Connection: who has these needs Google's own libraries to get at credentials.
 _NEEDS_HOOK = ("impersonation_chain", "key_secret_name", "credential_config_file", "idp_issuer_url")
@@ -22,7 +22,10 @@ def of_connection(connection: Any, extra: dict[str, Any]) -> Access:
     elif key := extra.get("keyfile_dict"):
         found.config["service_account_key"] = key if isinstance(key, str) else json.dumps(key)
     elif path := extra.get("key_path"):
-        found.config["service_account"] = str(path)
+        setting = f"key_path of the Connection {connection.conn_id!r}"
+        found.config["service_account_key"] = content_of(str(path), setting).decode("utf-8", "replace")
+    else:
+        _check_environment()
     return found
 
 
@@ -30,7 +33,15 @@ def of_environment() -> Access:
     found = _at_emulator(Access())
     if "base_url" in found.config:
         found.provider = _nobody
+    else:
+        _check_environment()
     return found
+
+
+def _check_environment() -> None:
+    """Google's chain begins with this file."""
+    if path := os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        content_of(path, "GOOGLE_APPLICATION_CREDENTIALS")
 
 
 def _at_emulator(found: Access) -> Access:

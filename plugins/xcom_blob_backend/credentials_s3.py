@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from xcom_blob_backend.access import LIFETIME, Access
+from xcom_blob_backend.access import LIFETIME, Access, content_of
 from xcom_blob_backend.errors import BackendNotConfigured
+from xcom_blob_backend.network import proxies, trust
 
 #: Of an AWS Connection: who has these needs botocore to get at credentials.
 _NEEDS_HOOK = ("role_arn", "profile_name", "assume_role_method", "session_kwargs", "s3_config_file", "aws_account_id")
@@ -25,6 +26,9 @@ _AWS_VARIABLES = (
 def of_connection(connection: Any, extra: dict[str, Any]) -> Access:
     found = Access()
     _place(found, extra)
+    name = f"the Connection {connection.conn_id!r}"
+    trust(found, extra.get("verify"), f"verify of {name}")
+    proxies(found, extra, f"config_kwargs.proxies of {name}")
     botocore_config = extra.get("config_kwargs") or {}
     if botocore_config.get("signature_version") == "unsigned":
         found.config["skip_signature"] = True
@@ -49,16 +53,11 @@ def of_connection(connection: Any, extra: dict[str, Any]) -> Access:
 
 
 def _place(found: Access, extra: dict[str, Any]) -> None:
-    """Endpoint, region, addressing and certificates of an AWS Connection."""
+    """Endpoint, region and addressing of an AWS Connection."""
     service = (extra.get("service_config") or {}).get("s3") or {}
     _endpoint(found, service.get("endpoint_url") or extra.get("endpoint_url"), extra.get("region_name"))
     if ((extra.get("config_kwargs") or {}).get("s3") or {}).get("addressing_style") == "virtual":
         found.config["virtual_hosted_style_request"] = True
-    verify = extra.get("verify")
-    if verify is False:
-        found.client["allow_invalid_certificates"] = True
-    elif isinstance(verify, str):
-        found.client["root_certificate"] = Path(verify).read_bytes()
 
 
 def _endpoint(found: Access, endpoint: str | None, region: str | None) -> None:
@@ -78,6 +77,8 @@ def _endpoint(found: Access, endpoint: str | None, region: str | None) -> None:
 def of_environment() -> Access:
     found = Access(provider=_files())
     _endpoint(found, None, None)
+    trust(found, None, "")
+    proxies(found, {}, "")
     return found
 
 
@@ -86,6 +87,8 @@ def _files() -> Callable[[], dict[str, Any]] | None:
     files = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
     has_files = any(Path(os.environ.get(name, default)).expanduser().is_file() for name, default in files)
     named = any(os.environ.get(name) for name in _AWS_VARIABLES)
+    if path := os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
+        content_of(path, "AWS_WEB_IDENTITY_TOKEN_FILE")
     return _Hook(None) if os.environ.get("AWS_PROFILE") or (has_files and not named) else None
 
 

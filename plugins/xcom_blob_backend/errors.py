@@ -12,7 +12,11 @@ class BackendNotConfigured(XComBlobError):
 
 
 class ValueNotSerializable(XComBlobError, TypeError):
-    """A pushed value is of a type that Airflow cannot serialize."""
+    """A pushed value is of a type that Airflow cannot serialize, or would lose something by it."""
+
+
+class KeyNotStorable(XComBlobError, ValueError):
+    """Airflow cannot store anything under the key of an entry."""
 
 
 class ValueTooLarge(XComBlobError, ValueError):

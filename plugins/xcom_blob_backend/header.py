@@ -25,6 +25,7 @@ import struct
 from typing import Any, NamedTuple
 
 from xcom_blob_backend.errors import BlobDamaged, BlobMisplaced
+from xcom_blob_backend.keys import is_same_entry
 
 MAGIC = b"\x89XCB\r\n\x1a\n"
 VERSION = 1
@@ -49,9 +50,14 @@ class Coordinates(NamedTuple):
         return ", ".join(f"{name}={value!r}" for name, value in told.items()) or "an unknown XCom"
 
     def contradicts(self, other: Coordinates) -> bool:
-        """Whether the two differ in anything that both know."""
-        pairs = zip(self, other, strict=True)
-        return any(mine is not None and theirs is not None and mine != theirs for mine, theirs in pairs)
+        """Whether the two differ in anything that both know.
+
+        :param other: what is asked for; a key may be spelled as in the row or as by the task.
+        """
+        pairs = zip(self._replace(key=None), other, strict=True)
+        if any(mine is not None and theirs is not None and mine != theirs for mine, theirs in pairs):
+            return True
+        return self.key is not None and other.key is not None and not is_same_entry(self.key, other.key)
 
 
 class Header(NamedTuple):

@@ -26,6 +26,8 @@ class Moved(NamedTuple):
     raw_bytes: int
     #: Of the blob that was written or read.
     stored_bytes: int
+    #: Whether a task that pulls it from the row gets just this value.
+    fits_row: bool = True
 
 
 def is_movable(key: str, structure: Any) -> bool:
@@ -58,12 +60,11 @@ def into_row(row: Any, at: Coordinates) -> Moved:
     :raises XComBlobError: as a pull, by name, what is wrong with the blob.
     """
     data, encoding, stored_bytes = _read(row, at)
-    text = bytes(data).decode()
-    structure = json.loads(text)
-    encoded = values.Encoded(bytes(data), encoding, structure)
+    encoded = values.stored(bytes(data), encoding)
     # Sealed if small values are to be; and if it would be taken for a reference.
-    sealed = settings().encrypt_inline or not is_movable("", structure)
-    return Moved(json.dumps(transfer.sealed_row(encoded, at)[0]) if sealed else text, len(data), stored_bytes)
+    if settings().encrypt_inline or not is_movable("", encoded.inline):
+        return Moved(json.dumps(transfer.sealed_row(encoded, at)[0]), len(data), stored_bytes)
+    return Moved(bytes(data).decode(), len(data), stored_bytes, values.fits_row(encoded))
 
 
 def is_reference(row: Any) -> bool:

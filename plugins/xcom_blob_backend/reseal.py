@@ -141,7 +141,9 @@ def _sealed_again(blob: bytes, name: str, new_name: str, at: Coordinates, where:
     if keys is None:
         raise BlobUndecryptable(f"{where} is encrypted with the key {header.key_id!r}, but no key is configured")
     content = keys.open(payload, header=packed, key_id=header.key_id, salt=header.salt or "", where=where)
-    header = header._replace(name=new_name, key_id=keys.sealing, salt=new_salt())
+    # The row's own spelling of its key takes the place of the task's, where the two differ.
+    written_for = header.at._replace(key=at.key) if at.key is not None else header.at
+    header = header._replace(at=written_for, name=new_name, key_id=keys.sealing, salt=new_salt())
     packed = header.pack()
     sealed = keys.seal(content, header=packed, key_id=keys.sealing, salt=header.salt or "")
     return join(packed, sealed), header

@@ -15,11 +15,13 @@ from xcom_blob_backend.errors import (
     BlobDamaged,
     BlobOutsideBasePath,
     BlobUndecryptable,
+    KeyNotStorable,
     ValueNotSerializable,
     ValueTooLarge,
     XComBlobError,
 )
 from xcom_blob_backend.header import Coordinates, Header, check_place, join, split
+from xcom_blob_backend.keys import what_is_wrong
 from xcom_blob_backend.names import blob_name, folder, is_blob_name
 from xcom_blob_backend.reference import BlobReference, SealedValue
 
@@ -54,13 +56,18 @@ last_push = LastPush()
 def save(value: Any, at: Coordinates) -> Any:
     """Store a value; returns what its row is to hold.
 
-    :raises ValueNotSerializable: if it cannot be serialized.
+    :raises KeyNotStorable: if Airflow cannot store anything under its key.
+    :raises ValueNotSerializable: if it cannot be serialized, or would lose something by it.
     :raises ValueTooLarge: if it is above ``max_value_bytes``.
     :raises StoreFailed: if the store does not take it.
     """
     last_push.encryption_seconds = None
-    if value is None or is_read_by_the_scheduler(at.key):
-        return _encode(value, at).inline
+    if at.key is not None and (wrong := what_is_wrong(at.key)):
+        raise KeyNotStorable(f"Airflow cannot store what was pushed by {at}: {wrong} (the key)")
+    if value is None:
+        return None
+    if is_read_by_the_scheduler(at.key):
+        return _for_the_scheduler(value, at)
     started = time.perf_counter()
     encoded = _encode(value, at)
     raw_bytes = len(encoded.data)
@@ -70,8 +77,13 @@ def save(value: Any, at: Coordinates) -> Any:
     if raw_bytes >= limits.threshold:
         row, stored_bytes = put(encoded, at)
         store = limits.base.scheme
-    elif limits.encrypt_inline or (type(value) is str and _place(value) is not None):
-        # The second is a text that looks like a reference of the stock backend: sealed, it is not taken for one.
+    elif (
+        limits.encrypt_inline
+        # A text that looks like a reference of the stock backend: sealed, it is not taken for one.
+        or (type(value) is str and _place(value) is not None)
+        # What would come back as something else, or not at all.
+        or not values.fits_row(encoded)
+    ):
         row, stored_bytes = sealed_row(encoded, at)
         store = "inline"
     else:
@@ -273,8 +285,23 @@ def _encode(value: Any, at: Coordinates) -> values.Encoded:
         return values.encode(value)
     except XComBlobError:
         raise
+    except UnicodeError as why:
+        raise ValueNotSerializable(f"The value pushed by {at} cannot be serialized: {type(why).__name__}") from None
     except (TypeError, ValueError, AttributeError, RecursionError) as why:
         raise ValueNotSerializable(f"The value pushed by {at} cannot be serialized: {why}") from why
+    except Exception as why:
+        # Of a class of the value, in its own words: they may quote it, and stay where the cause is told.
+        raise ValueNotSerializable(f"The value pushed by {at} cannot be serialized: {type(why).__name__}") from why
+
+
+def _for_the_scheduler(value: Any, at: Coordinates) -> Any:
+    """What the row holds of a value that the scheduler reads: as it is, so nothing can be sealed."""
+    encoded = _encode(value, at)
+    if not values.fits_row(encoded):
+        raise ValueNotSerializable(
+            f"The value pushed by {at} would not come back from the database as it is, and the scheduler reads it there"
+        )
+    return encoded.inline
 
 
 def _check_size(raw_bytes: int, at: Coordinates) -> None:

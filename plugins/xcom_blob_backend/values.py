@@ -8,12 +8,15 @@ an int, a finite float, a bool or None, is the value encoded as it stands. A tup
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from math import isfinite
+from math import copysign, isfinite
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,10 +26,16 @@ PLAIN = "json"
 SERDE = "serde"
 
 _PLAIN_TYPES = {dict, list, str, int, float, bool, type(None)}
-#: Deeper than that Airflow itself is the judge, and a value that contains itself gets there too.
-_MAX_DEPTH = 200
+#: Deeper than that Airflow itself is the judge, and a value that contains itself gets there too. Nor does what is
+#: deeper pass between a task, its supervisor and the API server: 199 levels, with what they put around a value.
+_MAX_DEPTH = 190
 #: Keys that Airflow's serialization reserves or understands; all begin with the same three bytes.
 _MARK = b'"__'
+#: From here on a float has no digit behind the point, and JSONB makes an integer of it.
+_INTEGERS_FROM = 1e16
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
+#: A NUL in JSON, and no backslash that stands before such a text.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _RESERVED = (b'"__classname__"', b'"__id__"', b'"__type"')
 
 
@@ -41,6 +50,8 @@ class Encoded(NamedTuple):
     encoding: str
     #: What the row holds if the value stays in the database: what the default backend would put there.
     inline: Any
+    #: Whether it is JSON to everybody: no NaN, no infinity and no lone surrogate in it, and not too deep.
+    strict: bool = True
 
 
 def encode(value: Any) -> Encoded:
@@ -52,11 +63,48 @@ def encode(value: Any) -> Encoded:
         data = _dump(value)
         if data is not None and not (_MARK in data and any(key in data for key in _RESERVED)):
             return Encoded(data, PLAIN, value)
-    structure = BaseXCom.serialize_value(value)
+    structure = _serialization()(value)
+    if not is_plain(structure):
+        # What Airflow left for JSON to make something of.
+        _refuse_collisions(structure)
+        structure = json.loads(json.dumps(structure))
     data = _dump(structure) if is_plain(structure) else None
     if data is None:
         data = json.dumps(structure, separators=(",", ":")).encode()
+        return Encoded(data, SERDE, structure, strict=False)
     return Encoded(data, SERDE, structure)
+
+
+def fits_row(encoded: Encoded) -> bool:
+    """Whether a task that pulls it from a row gets just this value.
+
+    JSONB has no NUL, writes floats from 1e16 on as integers, and -0.0 as 0.0. Of integers, only those that 64 bits hold
+    pass between a task and its supervisor. Nor does JSON that is nested deeper than 199 times.
+    """
+    if not encoded.strict or (b"\\u0000" in encoded.data and _NUL.search(encoded.data)):
+        return False
+    level = [encoded.inline]
+    while True:
+        types = set(map(type, level))
+        if float in types:
+            floats = level if len(types) == 1 else [x for x in level if type(x) is float]
+            if max(floats) >= _INTEGERS_FROM or min(floats) <= -_INTEGERS_FROM:
+                return False
+            if 0.0 in floats and any(copysign(1, x) < 0 for x in floats if x == 0):
+                return False
+        if int in types:
+            integers = level if len(types) == 1 else [x for x in level if type(x) is int]
+            if max(integers) > _LARGEST or min(integers) < _SMALLEST:
+                return False
+        if not {dict, list} & types:
+            return True
+        level = _children(level, types)
+
+
+def stored(data: bytes, encoding: str) -> Encoded:
+    """A value that was encoded before, as its JSON."""
+    structure = json.loads(data)
+    return Encoded(data, encoding, structure, strict=is_plain(structure) and _dump(structure) is not None)
 
 
 def has_marks(data: bytes) -> bool:
@@ -106,18 +154,80 @@ def is_plain(value: Any) -> bool:
             map(isfinite, (x for x in level if type(x) is float) if len(types) > 1 else level)
         ):
             return False
-        children: list[Any] = []
-        if dict in types:
-            dicts = [x for x in level if type(x) is dict]
-            if not set(map(type, chain.from_iterable(dicts))) <= {str}:
-                return False
-            children += chain.from_iterable(map(dict.values, dicts))
-        if list in types:
-            children += chain.from_iterable([x for x in level if type(x) is list])
-        if not children:
+        if dict in types and not set(map(type, chain.from_iterable([x for x in level if type(x) is dict]))) <= {str}:
+            return False
+        level = _children(level, types)
+        if not level:
             return True
-        level = children
     return False
+
+
+def _children(level: list[Any], types: set[type]) -> list[Any]:
+    """What the dicts and lists of a level hold."""
+    children: list[Any] = []
+    if dict in types:
+        children += chain.from_iterable(map(dict.values, [x for x in level if type(x) is dict]))
+    if list in types:
+        children += chain.from_iterable([x for x in level if type(x) is list])
+    return children
+
+
+@functools.cache
+def _serialization() -> Callable[[Any], Any]:
+    """Airflow's serialization, which makes text of all keys of dicts, as one that refuses to lose any by it.
+
+    It calls itself by its name for whatever is nested, also for what objects are made into. So a copy of the function
+    that finds this one under that name comes by here with each dict, and nothing of Airflow is changed.
+    """
+    try:
+        from airflow.sdk import serde
+    except ImportError:  # Airflow before 3.2
+        from airflow.serialization import serde
+    theirs: Any = serde.serialize
+
+    def serialize(value: Any, *arguments: Any, **named: Any) -> Any:
+        if isinstance(value, dict):
+            _refuse_same(value, str)
+        elif hasattr(value, "model_dump"):  # Pydantic makes JSON of it by itself
+            _refuse_collisions(getattr(value, "__dict__", None))
+        return copy(value, *arguments, **named)
+
+    names = {**theirs.__globals__, theirs.__name__: serialize}
+    copy: Any = FunctionType(theirs.__code__, names, theirs.__name__, theirs.__defaults__, theirs.__closure__)
+    copy.__kwdefaults__ = theirs.__kwdefaults__
+    return serialize
+
+
+def _refuse_collisions(value: Any) -> None:
+    """Refuse dicts, at any depth, two keys of which are the same once they are keys of JSON."""
+    level, seen = [value], set[int]()
+    while level:
+        following: list[Any] = []
+        for each in level:
+            if id(each) in seen:
+                continue
+            if isinstance(each, dict):
+                _refuse_same(each, _in_json)
+                following += each.values()
+            elif isinstance(each, list | tuple | set | frozenset):
+                following += each
+            elif hasattr(each, "model_dump"):
+                following.append(getattr(each, "__dict__", None))
+            else:
+                continue
+            seen.add(id(each))
+        level = following
+
+
+def _refuse_same(value: dict[Any, Any], spelled: Callable[[Any], str]) -> None:
+    if not set(map(type, value)) <= {str} and len(set(map(spelled, value))) < len(value):
+        raise ValueError("two keys of a dict in it are the same once they are text, and one would be lost")
+
+
+def _in_json(key: Any) -> str:
+    if isinstance(key, str):
+        return str.__str__(key)
+    return {True: "true", False: "false", None: "null"}[key] if key is None or type(key) is bool else str(key)
 
 
 def _dump(value: Any) -> bytes | None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xcom_blob_backend import names
 from xcom_blob_backend.config import BasePath
+from xcom_blob_backend.errors import KeyNotStorable
 
 from include.xcom_maintenance.core.blob_uri import BasePath as MaintainedPath
 from include.xcom_maintenance.core.blob_uri import BlobUri
@@ -84,8 +85,13 @@ def test_no_id_is_lost_that_fits(dag_id: str, run_id: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_id_reaches_outside_the_base_path(stored: Stored, any_store: str, folder: Path, text: str) -> None:
-    row = push([text.replace("\ud800", "")], dag_id=text, run_id=text, task_id=text, key=text)
-    assert pull(row) == [text.replace("\ud800", "")]
+    value = [text.replace("\ud800", "")]
+    try:
+        row = push(value, dag_id=text, run_id=text, task_id=text, key=text)
+    except KeyNotStorable:  # what Airflow cannot store under this key is refused before anything is stored
+        assert not list(stored.objects())
+        row = push(value, dag_id=text, run_id=text, task_id=text)
+    assert pull(row) == value
     # The object's name is the one in the row, so that what lists the bucket finds what the row says.
     assert list(stored.objects()) == [name_in(row)]
     if any_store.startswith("file"):

@@ -43,11 +43,11 @@ class Point:
 VALUES: dict[str, Any] = {
     "plain": {"rows": [{"id": n, "name": f"näme {n}", "share": n / 7} for n in range(60)], "none": None},
     "text": 'ü😀"\\ ' * 400,
-    "numbers": [2**200, -(2**63), 1e-300, 0.1, 1.0, 1, True] * 50,
+    "numbers": [2**64 - 1, -(2**63), 1e-300, 0.1, 1.0, 1, True] * 50,
     "tuple": (1, ("a", PADDING), [2]),
     "set": {f"member {n}" for n in range(200)},
     "datetime": {"at": datetime.datetime(2026, 3, 29, 1, 30, tzinfo=datetime.UTC), "pad": PADDING},
-    "decimal": [decimal.Decimal("1.10"), decimal.Decimal("1E+30"), PADDING],
+    "decimal": [decimal.Decimal("1.10"), decimal.Decimal("1E+18"), PADDING],
     "marks": {"__dunder": PADDING, "text": '"__classname__"'},
     "uuids": [str(uuid.UUID(int=n)) for n in range(100)],
 }
@@ -212,6 +212,57 @@ def test_no_value_comes_back_into_a_row_that_cannot_hold_it_as_it_is(
     assert stays == row
     assert same(pull(stays), pull(row))
     assert outcome.table("Values not moved") == [{"reason": "the database cannot store it unchanged", "values": 1}]
+
+
+@pytest.mark.parametrize(
+    "value", [{"v": 10**30}, [2**64], {"a": {"b": [-(2**63) - 1]}}, 10**40, {"\U0001f600": 10**25}], ids=ascii
+)
+def test_no_value_comes_back_into_a_row_that_no_task_could_pull_it_from(
+    bundle: Bundle, history: History, configure: Any, folder: Path, value: Any
+) -> None:
+    configure(threshold=0)
+    run = history.run("a", 10)
+    place = {"dag_id": run.dag_id, "run_id": run.run_id, "task_id": "t", "key": "return_value", "map_index": -1}
+    row = XComBlobBackend.serialize_value(value, **place)
+    history.xcom(run, row, age_days=10)
+    outcome = move(bundle, direction="inline").succeeded()
+    [(stays, _)] = contents(history).values()
+    assert stays == row
+    assert same(pull(stays), value)
+    assert outcome.report["headline"]["rows_moved"] == 0
+    assert outcome.table("Values not moved") == [{"reason": "no task could pull it from its row as it is", "values": 1}]
+
+
+@pytest.mark.parametrize("value", [{"b": 1, "a": 2}, [{"long": 1, "z": 2}], (1, {"b": [], "a": ()})], ids=str)
+def test_no_value_comes_back_with_its_keys_in_another_order_unless_one_says_so(
+    bundle: Bundle, history: History, configure: Any, folder: Path, value: Any
+) -> None:
+    configure(threshold=0)
+    run = history.run("a", 10)
+    place = {"dag_id": run.dag_id, "run_id": run.run_id, "task_id": "t", "key": "return_value", "map_index": -1}
+    history.xcom(run, XComBlobBackend.serialize_value(value, **place), age_days=10)
+    before = contents(history)
+    outcome = move(bundle, direction="inline").succeeded()
+    assert contents(history) == before
+    [stays] = outcome.table("Values not moved")
+    assert stays == {"reason": "its keys would come in another order (key_order)", "values": 1}
+    assert move(bundle, direction="inline", key_order="any").succeeded().report["headline"]["rows_moved"] == 1
+    [(row, _)] = contents(history).values()
+    assert not is_reference(row)
+    assert pull(row) == value
+
+
+def test_values_whose_keys_are_in_the_order_of_the_database_and_objects_come_back(
+    bundle: Bundle, history: History, configure: Any, folder: Path
+) -> None:
+    configure(threshold=0)
+    run = history.run("a", 10)
+    values = [{"a": 1, "bb": {"c": [{"d": 1, "e": 2}]}}, (1, ({"a"},)), [decimal.Decimal("1.10")], {}, [1.0, 2**64 - 1]]
+    for n, value in enumerate(values):
+        place = {"dag_id": run.dag_id, "run_id": run.run_id, "task_id": "t", "key": f"k{n}", "map_index": -1}
+        history.xcom(run, XComBlobBackend.serialize_value(value, **place), age_days=10, key=f"k{n}")
+    assert move(bundle, direction="inline").succeeded().report["headline"]["rows_moved"] == len(values)
+    assert [value for _, value in sorted(pulled(history).items())] == values
 
 
 # -- what stays ------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_a_copy_that_an_earlier_run_left_is_used_and_keeps_its_time(
     delete = FileBlobStore._delete
     monkeypatch.setattr(FileBlobStore, "_delete", lambda _, blob: Deletion(blob, DeleteResult.FAILED, "denied"))
     for _ in range(3):
-        assert "7 blobs could not be disposed of" in str(bundle.run(DAG, mode="enforce").error)
+        assert "Could not dispose of 7 blobs" in str(bundle.run(DAG, mode="enforce").error)
         assert len([path for path in folder.quarantine.rglob("*") if path.is_file()]) == 7
     folder.grow_old(29)
     monkeypatch.setattr(FileBlobStore, "_delete", delete)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from include.xcom_maintenance.blobs.s3 import network
 from include.xcom_maintenance.blobs.s3.requests import impatient, patient
 from include.xcom_maintenance.core.blob_uri import BasePath
 from include.xcom_maintenance.core.errors import ConfigurationError
 from include.xcom_maintenance.settings.connections import connection_of
+
+if TYPE_CHECKING:
+    from botocore.config import Config
 
 
 def s3_clients(conn_id: str | None, setting: str) -> tuple[Any, Any]:
@@ -20,8 +25,25 @@ def s3_clients(conn_id: str | None, setting: str) -> tuple[Any, Any]:
     if conn_id is not None:
         connection_of(conn_id, setting, "an Amazon Web Services connection to the store of the blobs")
         hook = S3Hook(aws_conn_id=conn_id)
+    if (verify := network.trusted(hook.verify, conn_id)) != hook.verify:
+        hook = S3Hook(aws_conn_id=conn_id, verify=verify) if conn_id is not None else S3Hook(verify=verify)
     configured = patient(hook.config)
+    if getattr(configured, "proxies", None) is None:
+        configured = configured.merge(_proxied(hook))
     return hook.get_client_type(config=configured), hook.get_client_type(config=impatient(configured))
+
+
+def _proxied(hook: Any) -> Config:
+    """With the proxy that the environment names for the hook's endpoint."""
+    from botocore.config import Config
+
+    endpoint = hook.conn_config.get_service_endpoint_url("s3") or _endpoint_of_environment()
+    return Config(proxies=network.proxies(endpoint))
+
+
+def _endpoint_of_environment() -> str:
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    return next(filter(None, map(os.environ.get, names)), "https://s3.amazonaws.com")
 
 
 def gcs_client(conn_id: str | None, base: BasePath, setting: str) -> Any:

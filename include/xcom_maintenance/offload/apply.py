@@ -29,7 +29,7 @@ from include.xcom_maintenance.offload.plan import (
     places,
     stays,
 )
-from include.xcom_maintenance.offload.values import same_value
+from include.xcom_maintenance.offload.values import same_order, same_value
 from include.xcom_maintenance.reports.report import Table
 from include.xcom_maintenance.xcom_backend.port import Backend, Moved, ValueStays
 
@@ -147,15 +147,31 @@ class _Mover:
             return why
 
     def _that_can_be_held(self, ready: dict[ReadValue, Moved]) -> dict[ReadValue, Moved]:
-        """Those that the database gives back as they are: JSONB has no NUL, and writes large numbers in its own way."""
+        """Those that tasks get from the database as they are."""
         stored = self._job.metadata.as_stored([moved.text for moved in ready.values()])
-        held = {
-            value: moved
-            for (value, moved), found in zip(ready.items(), stored, strict=True)
-            if found is not None and same_value(found, moved.text)
-        }
-        self.stayed["the database cannot store it unchanged"] += len(ready) - len(held)
+        held = {}
+        for (value, moved), found in zip(ready.items(), stored, strict=True):
+            if why := self._why_not(moved, found):
+                self.stayed[why] += 1
+            else:
+                held[value] = moved
         return held
+
+    def _why_not(self, moved: Moved, found: str | None) -> str:
+        """Why a value must not come back into its row; empty if it may.
+
+        JSONB has no NUL, writes large numbers in its own way and sorts the keys of dicts; Airflow's channel takes no
+        integers that are longer than 64 bits.
+
+        :param found: what the database makes of it.
+        """
+        if found is None or not same_value(found, moved.text):
+            return "the database cannot store it unchanged"
+        if not moved.can_be_pulled:
+            return "no task could pull it from its row as it is"
+        if self._job.settings.key_order == "keep" and not same_order(found, moved.text):
+            return "its keys would come in another order (key_order)"
+        return ""
 
 
 def _describe(job: OffloadJob, stayed: Counter[str], stopped: str) -> None:

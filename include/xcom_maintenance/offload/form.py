@@ -18,6 +18,12 @@ def fields() -> dict[str, Param]:
             configured=False,
         ),
         "dag_ids": form.choice("DAGs"),
+        "key_order": form.one_of(
+            "Order of keys",
+            "For dicts that move back into rows, where the database sorts their keys. Leave empty for keep.",
+            {"keep": "leave such a value in its blob", "any": "the order means nothing"},
+            configured=False,
+        ),
         "offload_threshold_bytes": form.integer(
             "Threshold (bytes)", "Move values at least this large as JSON.", minimum=1024
         ),

@@ -21,13 +21,16 @@ class ThresholdSettings(CommonSettings):
 class OffloadSettings(ThresholdSettings):
     """With what is chosen for one run."""
 
-    FORM_ONLY: ClassVar[frozenset[str]] = frozenset({"direction", "dag_ids"})
+    FORM_ONLY: ClassVar[frozenset[str]] = frozenset({"direction", "dag_ids", "key_order"})
     OWN_MODE: ClassVar[bool] = True
 
     #: offload moves values from rows into blobs, inline brings them back.
     direction: Literal["offload", "inline"] = "offload"
     #: Globs of the DAGs whose values move; empty: all.
     dag_ids: Choice = ()
+
+    #: What comes back into rows: keep leaves values in their blobs whose keys JSONB would sort, any does not.
+    key_order: Literal["keep", "any"] = "keep"
 
     def chooses(self, dag_id: str) -> bool:
         """Whether the values of a DAG are among those to move."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from include.xcom_maintenance.core.reference_formats.layout import HEX, UUID
 
 #: The threshold of a backend if none is configured: where Astronomer's guidance moves values out of the database.
 DEFAULT_THRESHOLD = 48 * 1024
+#: Of a serialized object.
+_CLASS, _DATA = "__classname__", "__data__"
 
 
 #: A name as blobs have it, in a path or behind a word: a value that holds one counts as a reference to that blob, which
@@ -29,8 +32,30 @@ def same_value(text: str, other: str) -> bool:
     """Whether two JSON texts hold the same, types of numbers included; the order of keys, which JSONB loses, aside."""
     try:
         return _canonical(text) == _canonical(other)
-    except ValueError:  # NaN and infinity, which are no JSON
+    except (ValueError, RecursionError):  # NaN and infinity, which are no JSON
         return False
+
+
+def same_order(text: str, other: str) -> bool:
+    """Whether the dicts in two JSON texts that hold the same have their keys in the same order.
+
+    That of a serialized object, and of what it was made of, means nothing: it is read by names.
+    """
+    return _same_order(json.loads(text), json.loads(other))
+
+
+def _same_order(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, list):
+        return all(map(_same_order, found, wanted))
+    if not isinstance(wanted, dict):
+        return True
+    if _CLASS in wanted and _DATA in wanted:
+        found, wanted = found[_DATA], wanted[_DATA]
+        if not isinstance(wanted, dict):
+            return _same_order(found, wanted)
+    elif list(found) != list(wanted):
+        return False
+    return all(_same_order(found[key], value) for key, value in wanted.items())
 
 
 def _canonical(text: str) -> str:

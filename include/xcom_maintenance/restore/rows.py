@@ -36,7 +36,14 @@ _OUTCOMES = {
     "rows_whose_blob_is_gone": _BLOB_MISSING,
     "rows_left_with_their_group": _IN_PART,
 }
-_COLUMNS = ["can be restored", "already in the table", "run deleted", "task instance deleted", "blob missing"]
+_COLUMNS = [
+    "can be restored",
+    "already in the table",
+    "run deleted",
+    "task instance deleted",
+    "blob missing",
+    "mapped result incomplete",
+]
 
 
 # -- plan --------------------------------------------------

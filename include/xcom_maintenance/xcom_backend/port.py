@@ -58,6 +58,8 @@ class Moved:
     value_bytes: int
     #: Of the blob.
     blob_bytes: int
+    #: Whether a task that pulls it from the row gets just this value; of what comes back into rows.
+    can_be_pulled: bool = True
 
 
 class ValueStays(Exception):

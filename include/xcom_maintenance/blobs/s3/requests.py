@@ -207,7 +207,13 @@ def translated(what: str, *, bucket: str, setting: str) -> Iterator[None]:
     :param what: lies there, such as ``blob base path s3://bucket/xcom``.
     :param setting: that named it.
     """
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        ProxyConnectionError,
+        SSLError,
+    )
     from botocore.parsers import ResponseParserError
 
     wrong = partial(ConfigurationError, setting=setting)
@@ -237,6 +243,24 @@ def translated(what: str, *, bucket: str, setting: str) -> Iterator[None]:
         raise wrong(
             f"There are no credentials for the {what}",
             remedy="Name a connection in the URL (s3://conn_id@bucket/prefix) or in blob_conn_id",
+        ) from None
+    except SSLError as error:
+        if "CERTIFICATE" not in str(error).upper():
+            raise StoreUnavailable(
+                f"TLS: the connection to the object store broke off ({what})",
+                setting=setting,
+                remedy="Check whether the endpoint of the connection, and the proxy, speak TLS there",
+            ) from None
+        raise wrong(
+            f"TLS: the certificate of the server, or of the proxy, is not trusted ({what})",
+            remedy="Name a file with the authority in verify (extra) of the connection, or in AWS_CA_BUNDLE, "
+            "REQUESTS_CA_BUNDLE or SSL_CERT_FILE",
+        ) from None
+    except ProxyConnectionError:
+        raise StoreUnavailable(
+            f"The proxy before the object store cannot be reached ({what})",
+            setting=setting,
+            remedy="Check config_kwargs.proxies of the connection, or HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
         ) from None
     except (BotoCoreError, ResponseParserError) as error:
         raise StoreUnavailable(

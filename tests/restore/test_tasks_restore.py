@@ -241,7 +241,7 @@ def test_no_row_returns_unsaid_whose_blob_nobody_can_look_for(
     archive_rows(history, root)
     outcome = restore(bundle).succeeded()
     assert {key for *_, key in history.rows()} == set(values)
-    [warning] = [warning for warning in outcome.report["warnings"] if "Nobody looks whether it is" in warning]
+    [warning] = [warning for warning in outcome.report["warnings"] if "does not check whether that blob" in warning]
     assert warning.startswith("2 rows")
 
 

@@ -181,15 +181,10 @@ def _describe(job: RestoreJob, found: Counter[tuple[str, str]], figures: Counter
             "No blob store is configured (blob_base_path, or [common.io] xcom_objectstorage_path), so the plan does "
             "not check whether the blobs that the rows refer to still exist."
         )
-    if figures["unknown_blobs"]:
+    if unknown := figures["unknown_blobs"]:
         report.warnings.append(
-            f"{counted(figures['unknown_blobs'], 'row')} to restore refer to a blob that is not below the blob base "
-            "path, as far as the rows say where it is. Nobody looks whether it is still there."
-        )
-    if figures["unknown_blobs"]:
-        report.warnings.append(
-            f"{counted(figures['unknown_blobs'], 'row')} to restore refer to a blob that is not below the blob base "
-            "path, as far as the rows say where it is. Nobody looks whether it is still there."
+            f"{counted(unknown, 'row')} to restore {'refers' if unknown == 1 else 'refer'} to a blob outside the blob base "
+            "path, as far as the row says where it is, so the plan does not check whether that blob still exists."
         )
     _warn_of_the_next_cleanup(job, found)
     job.log.info("Plan: %s", ", ".join(f"{name}: {value:,}" for name, value in report.headline.items()))

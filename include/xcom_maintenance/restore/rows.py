@@ -183,8 +183,8 @@ def _describe(job: RestoreJob, found: Counter[tuple[str, str]], figures: Counter
         )
     if unknown := figures["unknown_blobs"]:
         report.warnings.append(
-            f"{counted(unknown, 'row')} to restore {'refers' if unknown == 1 else 'refer'} to a blob outside the blob base "
-            "path, as far as the row says where it is, so the plan does not check whether that blob still exists."
+            f"{counted(unknown, 'row')} to restore {'refers' if unknown == 1 else 'refer'} to a blob outside the blob "
+            "base path, as far as the row says where it is, so the plan does not check whether that blob still exists."
         )
     _warn_of_the_next_cleanup(job, found)
     job.log.info("Plan: %s", ", ".join(f"{name}: {value:,}" for name, value in report.headline.items()))

@@ -80,12 +80,11 @@ def ask(context: Any, planned: Mapping[str, Any]) -> tuple[str, str, timedelta] 
     from include.xcom_maintenance.flow.news import tell
     from include.xcom_maintenance.reports.markdown import render
 
-    hours = _settings(context).approval_timeout_hours
-    place, report = _planned(context, planned)
+    place, report, settings = _planned(context, planned)
     if report.approval and report.approval.startswith(Approval.GIVEN):
         return None
     report.status, report.finished_at = "waiting", None
-    question = str(report.question)
+    question, hours = str(report.question), settings.approval_timeout_hours
     warning = tell(
         notifier.WAITING_APPROVAL,
         f"{question} {report.objections[0]['problem']}. Without an answer within {hours:g} h the plan is rejected.",
@@ -101,7 +100,7 @@ def answered(context: Any, planned: Mapping[str, Any], approval: Approval, who: 
     """Put the answer into the report."""
     from include.xcom_maintenance.flow import metrics
 
-    place, report = _planned(context, planned)
+    place, report, _ = _planned(context, planned)
     report.approval = f"{approval} by {who}" if who else str(approval)
     report.finish("planned" if approval is Approval.GIVEN else "rejected")
     log.info("The plan was %s", report.approval)
@@ -110,15 +109,10 @@ def answered(context: Any, planned: Mapping[str, Any], approval: Approval, who: 
         metrics.emit(report, metrics.Before.of(report))
 
 
-def _settings(context: Any) -> CommonSettings:
-    from include.xcom_maintenance.flow.run_context import some_settings
+def _planned(context: Any, planned: Mapping[str, Any]) -> tuple[ReportPlace, Report, CommonSettings]:
+    """The report that the first step of this run wrote, where it lies, and the settings of both."""
+    from include.xcom_maintenance.flow.run_context import place_of, planned_report, some_settings
 
-    return some_settings(context, "report_path", "approval_timeout_hours")
-
-
-def _planned(context: Any, planned: Mapping[str, Any]) -> tuple[ReportPlace, Report]:
-    """The report that the first step of this run wrote, and where it lies."""
-    from include.xcom_maintenance.flow.run_context import place_of, planned_report
-
-    place = place_of(context, _settings(context))
-    return place, planned_report(place, planned)
+    settings = some_settings(context, "report_path", "approval_timeout_hours")
+    place = place_of(context, settings)
+    return place, planned_report(place, planned), settings

@@ -20,6 +20,7 @@ from include.xcom_maintenance.sweep.owner import claim
 _HEADS_AT_ONCE = 1_000
 #: Why rows of dangling references stay.
 _NO_BACKEND = "no backend wrote it"
+_THERE_AGAIN = "its blob is there again"
 _IN_PART = "other rows of the same mapped result stay"
 _PULL_FAILS = "a task that pulls it fails already, and says why"
 _CHANGED = "its run is not finished, or it has changed or gone since"
@@ -31,6 +32,7 @@ def delete_dangling_rows(job: ReconciliationJob) -> None:
     figures.setdefault("dangling_rows_deleted", 0)  # a second attempt adds to the first
     _, lines = own_plan(job)
     claim(blobs, job.identity)
+    fails = pulls_fail()
     # What was planned and does not happen, by its reason.
     stay: Counter[str] = Counter()
     earlier = figures["dangling_rows_deleted"]
@@ -41,15 +43,15 @@ def delete_dangling_rows(job: ReconciliationJob) -> None:
             stay[_NO_BACKEND] += len(named) - len(batch)
             there = {blob.key for blob in blobs.head(list({reference.key for reference in batch}))}
             gone = [reference for reference in batch if reference.key not in there]
-            stay["its blob is there again"] += len(batch) - len(gone)
+            stay[_THERE_AGAIN] += len(batch) - len(gone)
+            if fails:
+                stay[_PULL_FAILS] += len(gone)
+                continue
+            if not gone:
+                continue
             archive = None
             if job.archives.root is not None:
                 archive = partial(job.archives.write, f"dangling-{number:06}", **origin)
-            if not gone:
-                continue
-            if pulls_fail():
-                stay[_PULL_FAILS] += len(gone)
-                continue
             staying = job.metadata.dangling_that_stay(gone)
             deleted = job.metadata.delete_dangling(gone, archive=archive)
             figures["dangling_rows_deleted"] += deleted

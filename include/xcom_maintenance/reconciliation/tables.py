@@ -26,7 +26,7 @@ _FIGURES = {
 
 def describe(job: ReconciliationJob, found: Figures, references: int) -> None:
     """Add the findings to the report and the log."""
-    report, top, now = job.report, job.settings.top_entries, datetime.now(UTC)
+    report, top, now, fails = job.report, job.settings.top_entries, datetime.now(UTC), pulls_fail()
     orphans, dangling = found.kinds[BlobKind.ORPHAN], sum(found.dangling.values())
     report.headline = {
         "objects": sum(count.objects for count in found.kinds.values()),
@@ -61,7 +61,7 @@ def describe(job: ReconciliationJob, found: Figures, references: int) -> None:
         Table(
             "Dangling references",
             ["DAG", "run", "task", "map index", "key", "row bytes", "age (days)", "missing blob", "a pull"],
-            [[*row[:6], _age(row[6], now), row[7], _pulled(row[7])] for row in found.dangling_rows[:top]],
+            [[*row[:6], _age(row[6], now), row[7], _pulled(row[7], fails)] for row in found.dangling_rows[:top]],
             _first_of(dangling, top)
             + "The stock backend passes the path itself as the value to a task that pulls one of these. "
             "delete_dangling_rows deletes rows of which a pull does not fail; a pull then returns None.",
@@ -81,10 +81,12 @@ def describe(job: ReconciliationJob, found: Figures, references: int) -> None:
     job.log.info("Found: %s", ", ".join(f"{name}: {value:,}" for name, value in report.headline.items()))
 
 
-def _pulled(key: str) -> str:
-    """What a task gets that pulls a row whose blob of this key is gone."""
-    name = OWN.read(key)
-    return "fails" if name is not None or pulls_fail() else "gets the path, or fails"
+def _pulled(key: str, fails: bool) -> str:
+    """What a task gets that pulls a row whose blob of this key is gone.
+
+    :param fails: whether a pull fails whoever wrote the reference, see ``pulls_fail``.
+    """
+    return "fails" if fails or OWN.read(key) is not None else "gets the path, or fails"
 
 
 def _by_dag(found: Figures, top: int, now: datetime) -> Table:

@@ -9,11 +9,7 @@ from typing import Any
 
 from include.xcom_maintenance.core.records import Coordinates
 from include.xcom_maintenance.core.reference_formats import hash_of
-from include.xcom_maintenance.core.runs import (
-    Doomed,
-    Run,
-    YoungerRuns,
-)
+from include.xcom_maintenance.core.runs import Doomed, Run, YoungerRuns
 from include.xcom_maintenance.metadata.postgres.schema import SchemaQueries
 from include.xcom_maintenance.metadata.postgres.states import (
     PULLING_AMONG,
@@ -51,9 +47,8 @@ _BUSY = f"""busy AS MATERIALIZED (
     WHERE {UNFINISHED_STATE} GROUP BY t.dag_id, t.run_id
 )"""
 #: When there was a last sign of life of a run with unfinished tasks; NULL if it has none, or one gives no sign.
-_LAST_SIGN = f"""CASE WHEN {RUN_SEEN.format(run="r")} IS NOT NULL OR busy.known
+_LAST_SIGN = f"""CASE WHEN busy.tasks > 0 AND ({RUN_SEEN.format(run="r")} IS NOT NULL OR busy.known)
     THEN greatest({RUN_SEEN.format(run="r")}, busy.seen) END"""
-_LAST_SIGN = f"CASE WHEN busy.tasks > 0 THEN {_LAST_SIGN} END"
 
 
 def all_runs(*, knows_creation: bool) -> str:

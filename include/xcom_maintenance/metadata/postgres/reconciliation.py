@@ -12,7 +12,7 @@ from include.xcom_maintenance.metadata.ports.reconciliation import Circumstances
 from include.xcom_maintenance.metadata.ports.shared import OpenArchive
 from include.xcom_maintenance.metadata.postgres.archive import RETURNING, copy_deleted
 from include.xcom_maintenance.metadata.postgres.base import Connected
-from include.xcom_maintenance.metadata.postgres.rows import ADDRESS, BY_KEY, IS_SHORT, SAME_KEY
+from include.xcom_maintenance.metadata.postgres.rows import ADDRESS, BY_KEY, BY_NAME, IS_SHORT, SAME_KEY, row_names
 from include.xcom_maintenance.metadata.postgres.states import LOCK_RUNS, STATES, UNFINISHED
 
 #: By the indexes of each table: the cost is that of the places asked about. Only short values are read.
@@ -40,8 +40,7 @@ CROSS JOIN LATERAL (
 #: The values of some rows as they are now, as far as they can be references.
 _VALUES = f"""
 SELECT c.number, r.id, CASE WHEN {IS_SHORT} THEN x.value::text END
-FROM unnest(%(dag_ids)s::text[], %(run_ids)s::text[], %(task_ids)s::text[], %(map_indexes)s::int[], %(keys)s::text[])
-     WITH ORDINALITY AS c(dag_id, run_id, task_id, map_index, key, number)
+FROM {BY_NAME}
 JOIN dag_run r ON r.dag_id = c.dag_id AND r.run_id = c.run_id
 JOIN xcom x ON x.dag_run_id = r.id AND x.task_id = c.task_id AND x.map_index = c.map_index AND x.key = c.key"""
 
@@ -76,13 +75,7 @@ JOIN dag_run r ON r.dag_id = c.dag_id AND r.run_id = c.run_id"""
 
 def rows_of(references: Sequence[RowReference]) -> dict[str, Any]:
     """Where the rows of some references are, column by column."""
-    return {
-        "dag_ids": [found.dag_id for found in references],
-        "run_ids": [found.run_id for found in references],
-        "task_ids": [found.task_id for found in references],
-        "map_indexes": [found.map_index for found in references],
-        "keys": [found.xcom_key for found in references],
-    }
+    return row_names((row.dag_id, row.run_id, row.task_id, row.map_index, row.xcom_key) for row in references)
 
 
 class ReconciliationQueries(Connected):
@@ -102,16 +95,7 @@ class ReconciliationQueries(Connected):
         }
 
     def still_there(self, references: Sequence[RowReference]) -> list[RowReference]:
-        found = self._session.rows(
-            EXISTING_ROWS,
-            {
-                "dag_ids": [r.dag_id for r in references],
-                "task_ids": [r.task_id for r in references],
-                "run_ids": [r.run_id for r in references],
-                "map_indexes": [r.map_index for r in references],
-                "keys": [r.xcom_key for r in references],
-            },
-        )
+        found = self._session.rows(EXISTING_ROWS, rows_of(references))
         return [references[number - 1] for (number,) in sorted(found)]
 
     def delete_dangling(
@@ -178,10 +162,9 @@ def _parameters(held: Sequence[_Held]) -> dict[str, Any]:
 
 
 #: Which of some rows are there.
-EXISTING_ROWS = """
+EXISTING_ROWS = f"""
 SELECT c.number
-FROM unnest(%(dag_ids)s::text[], %(task_ids)s::text[], %(run_ids)s::text[], %(map_indexes)s::int[], %(keys)s::text[])
-     WITH ORDINALITY AS c(dag_id, task_id, run_id, map_index, key, number)
+FROM {BY_NAME}
 WHERE EXISTS (SELECT FROM xcom x
               WHERE x.dag_id = c.dag_id AND x.task_id = c.task_id AND x.run_id = c.run_id
                 AND x.map_index = c.map_index AND x.key = c.key)"""

@@ -11,22 +11,20 @@ from include.xcom_maintenance.core.records import ArchivedRow
 from include.xcom_maintenance.metadata.ports.restore import Return
 from include.xcom_maintenance.metadata.postgres import rows as sql
 from include.xcom_maintenance.metadata.postgres.base import Connected
-from include.xcom_maintenance.metadata.postgres.rows import LINES
 
 #: What becomes of each archived row, as the name of a ``port.Return``.
-RESTORABLE = """
-SELECT a.number,
+RESTORABLE = f"""
+SELECT c.number,
        CASE WHEN r.id IS NULL THEN 'NO_RUN'
             WHEN EXISTS (SELECT FROM xcom x
-                         WHERE x.dag_run_id = r.id AND x.task_id = a.task_id AND x.map_index = a.map_index
-                           AND x.key = a.key) THEN 'EXISTS'
+                         WHERE x.dag_run_id = r.id AND x.task_id = c.task_id AND x.map_index = c.map_index
+                           AND x.key = c.key) THEN 'EXISTS'
             WHEN NOT EXISTS (SELECT FROM task_instance t
-                             WHERE t.dag_id = a.dag_id AND t.task_id = a.task_id AND t.run_id = a.run_id
-                               AND t.map_index = a.map_index) THEN 'NO_TASK_INSTANCE'
+                             WHERE t.dag_id = c.dag_id AND t.task_id = c.task_id AND t.run_id = c.run_id
+                               AND t.map_index = c.map_index) THEN 'NO_TASK_INSTANCE'
             ELSE 'POSSIBLE' END
-FROM unnest(%(dag_ids)s::text[], %(run_ids)s::text[], %(task_ids)s::text[], %(map_indexes)s::int[], %(keys)s::text[])
-     WITH ORDINALITY AS a(dag_id, run_id, task_id, map_index, key, number)
-LEFT JOIN dag_run r ON r.dag_id = a.dag_id AND r.run_id = a.run_id"""
+FROM {sql.BY_NAME}
+LEFT JOIN dag_run r ON r.dag_id = c.dag_id AND r.run_id = c.run_id"""
 
 #: The columns that both the archive and the table have. What only the table has takes its default.
 COLUMNS = """
@@ -40,7 +38,7 @@ ORDER BY a.attnum"""
 _RESTORE = f"""
 INSERT INTO xcom ({{columns}})
 SELECT {{values}}
-FROM unnest({LINES.format(name="lines")}) AS l(line)
+FROM unnest({sql.LINES.format(name="lines")}) AS l(line)
 CROSS JOIN LATERAL json_populate_record(NULL::xcom, l.line::json -> 'row') AS a
 JOIN dag_run r ON r.dag_id = a.dag_id AND r.run_id = a.run_id
 WHERE EXISTS (SELECT FROM task_instance t
@@ -65,17 +63,6 @@ def restoring(columns: Sequence[str]) -> str:
     return _RESTORE.format(columns=", ".join(columns), values=", ".join(values))
 
 
-def places(rows: Sequence[ArchivedRow]) -> dict[str, Any]:
-    """Where rows belong, column by column."""
-    return {
-        "dag_ids": [row.dag_id for row in rows],
-        "run_ids": [row.run_id for row in rows],
-        "task_ids": [row.task_id for row in rows],
-        "map_indexes": [row.map_index for row in rows],
-        "keys": [row.key for row in rows],
-    }
-
-
 @contextmanager
 def unreadable_rows() -> Iterator[None]:
     """Turn errors about the data itself (class 22) into ours: even their primary message can quote a value."""
@@ -97,7 +84,8 @@ class RestoreQueries(Connected):
     """Put archived rows back."""
 
     def restorable(self, rows: Sequence[ArchivedRow]) -> list[Return]:
-        found = dict(self._session.rows(RESTORABLE, places(rows)))
+        where = sql.row_names((row.dag_id, row.run_id, row.task_id, row.map_index, row.key) for row in rows)
+        found = dict(self._session.rows(RESTORABLE, where))
         return [Return[found[number]] for number in range(1, len(rows) + 1)]
 
     def restore(self, rows: Sequence[ArchivedRow]) -> int:

@@ -59,6 +59,11 @@ BY_KEY = """unnest(%(runs)s::int[], %(tasks)s::text[], %(maps)s::int[], %(keys)s
 SAME_KEY = "x.dag_run_id = c.dag_run_id AND x.task_id = c.task_id AND x.map_index = c.map_index AND x.key = c.key"
 ROWS_BY_KEY = f"{BY_KEY.format(more='', names='')}\nJOIN xcom x ON {SAME_KEY}"
 
+#: Some rows by the names of where they are, see ``row_names``.
+BY_NAME = """unnest(%(dag_ids)s::text[], %(run_ids)s::text[], %(task_ids)s::text[], %(map_indexes)s::int[],
+            %(keys)s::text[])
+     WITH ORDINALITY AS c(dag_id, run_id, task_id, map_index, key, number)"""
+
 
 #: An array of JSON texts, from one text that ``in_lines`` made; {name} is that of the parameter. In an array psycopg
 #: escapes quote by quote, at about 1 MB of JSON a second.
@@ -89,3 +94,10 @@ def primary_keys(places: Sequence[_HasPrimaryKey]) -> dict[str, Any]:
         "maps": [place.map_index for place in places],
         "keys": [place.key for place in places],
     }
+
+
+def row_names(rows: Iterable[tuple[str, str, str, int, str]]) -> dict[str, Any]:
+    """DAG, run, task, map index and key of some rows, column by column."""
+    columns = ("dag_ids", "run_ids", "task_ids", "map_indexes", "keys")
+    found = list(rows)
+    return {column: [row[number] for row in found] for number, column in enumerate(columns)}

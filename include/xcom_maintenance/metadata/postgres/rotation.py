@@ -79,14 +79,14 @@ class RotationQueries(Connected):
                 yield from self._aside(table, "x.value" if kind == "jsonb" else "x.value::jsonb", dict(columns))
         after = -1
         while runs := [row[0] for row in self._session.rows(_RUNS, {"after": after, "limit": _RUNS_AT_ONCE})]:
-            with closing(self._session.stream(_OF_RUNS, {"runs": runs}, fetch=_ROWS_AT_ONCE)) as found:  # type: ignore[type-var]
+            with closing(self._session.stream(_OF_RUNS, {"runs": runs}, fetch=_ROWS_AT_ONCE)) as found:
                 yield from map(_row, found)
             after = runs[-1]
 
     def _aside(self, table: str, value: str, columns: dict[str, str]) -> Iterator[StoredRow]:
         dag_id = "x.dag_id::text" if "dag_id" in columns else "''"
         statement = _ASIDE.format(dag_id=dag_id, value=value, table=table.replace("%", "%%"))
-        with closing(self._session.stream(statement, {}, fetch=_ROWS_AT_ONCE)) as found:  # type: ignore[type-var]
+        with closing(self._session.stream(statement, {}, fetch=_ROWS_AT_ONCE)) as found:
             for dag_id, size, text in found:
                 yield StoredRow(None, dag_id, size, text)
 

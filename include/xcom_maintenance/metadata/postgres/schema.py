@@ -143,9 +143,10 @@ class SchemaQueries(Connected):
         return DatabaseIdentity(cluster, database, revision)
 
     def now(self) -> datetime:
+        now: datetime
         [(now,)] = self._session.rows("SELECT clock_timestamp()", {})
         # In UTC, whatever the session says: a day of a zone with summer time can have 23 hours.
-        return now.astimezone(UTC)  # type: ignore[no-any-return]
+        return now.astimezone(UTC)
 
     def _may_read(self, table: str) -> bool:
         rows = self._session.rows("SELECT has_table_privilege(to_regclass(%(t)s), 'SELECT')", {"t": table})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -141,7 +141,7 @@ class Session:
 
     def stream(
         self, statement: str, parameters: Mapping[str, Any], *, fetch: int = _FETCH, access: str | None = None
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         """Rows through a server-side cursor, so that client memory stays constant.
 
         On a connection of its own, so that other statements can run while the rows come.

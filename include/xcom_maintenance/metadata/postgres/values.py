@@ -73,7 +73,7 @@ class SecretsQueries(Connected):
         while runs := [
             row[0] for row in self._session.rows(_RUNS, {**bounds, "from_run": next_run, "limit": _RUNS_AT_ONCE})
         ]:
-            with closing(self._session.stream(_PLACES, {**bounds, "runs": runs})) as places:  # type: ignore[type-var]
+            with closing(self._session.stream(_PLACES, {**bounds, "runs": runs})) as places:
                 chunk: list[Any] = []
                 size = 0
                 for place in places:

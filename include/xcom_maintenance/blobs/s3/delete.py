@@ -93,6 +93,7 @@ class S3Deletion:
             try:
                 answer = client.delete_object(Bucket=bucket, Key=name)
             except Exception:
+                # For the next probe to take its name, see LEFT. What failed is raised all the same.
                 with suppress(Exception):
                     client.put_object(Bucket=bucket, Key=name, Body=LEFT)
                 raise

@@ -64,7 +64,8 @@ def into_row(row: Any, at: Coordinates) -> Moved:
     # Sealed if small values are to be; and if it would be taken for a reference.
     if settings().encrypt_inline or not is_movable("", encoded.inline):
         return Moved(json.dumps(transfer.sealed_row(encoded, at)[0]), len(data), stored_bytes)
-    return Moved(bytes(data).decode(), len(data), stored_bytes, values.fits_row(encoded))
+    text = bytes(data).decode() if encoded.strict else json.dumps(encoded.inline)  # not all of it may be UTF-8
+    return Moved(text, len(data), stored_bytes, values.fits_row(encoded))
 
 
 def is_reference(row: Any) -> bool:

@@ -14,6 +14,8 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
+from decimal import Decimal
 from itertools import chain
 from math import copysign, isfinite
 from types import FunctionType
@@ -31,12 +33,14 @@ _PLAIN_TYPES = {dict, list, str, int, float, bool, type(None)}
 _MAX_DEPTH = 190
 #: Keys that Airflow's serialization reserves or understands; all begin with the same three bytes.
 _MARK = b'"__'
+_RESERVED = (b'"__classname__"', b'"__id__"')
+#: A dict with both is an object as an older Airflow wrote it, to Airflow that reads a row.
+_OLD_STYLE = ("__type", "__var")
 #: From here on a float has no digit behind the point, and JSONB makes an integer of it.
 _INTEGERS_FROM = 1e16
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 #: A NUL in JSON, and no backslash that stands before such a text.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_RESERVED = (b'"__classname__"', b'"__id__"', b'"__type"')
 
 
 class _Row(NamedTuple):
@@ -70,7 +74,8 @@ def encode(value: Any) -> Encoded:
         structure = json.loads(json.dumps(structure))
     data = _dump(structure) if is_plain(structure) else None
     if data is None:
-        data = json.dumps(structure, separators=(",", ":")).encode()
+        # Lone surrogates as they are: of two escaped ones in a row every reader of JSON makes one character.
+        data = json.dumps(structure, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
         return Encoded(data, SERDE, structure, strict=False)
     return Encoded(data, SERDE, structure)
 
@@ -79,9 +84,12 @@ def fits_row(encoded: Encoded) -> bool:
     """Whether a task that pulls it from a row gets just this value.
 
     JSONB has no NUL, writes floats from 1e16 on as integers, and -0.0 as 0.0. Of integers, only those that 64 bits hold
-    pass between a task and its supervisor. Nor does JSON that is nested deeper than 199 times.
+    pass between a task and its supervisor. Nor does JSON that is nested deeper than 199 times. Of a row, Airflow takes
+    some dicts for objects.
     """
     if not encoded.strict or (b"\\u0000" in encoded.data and _NUL.search(encoded.data)):
+        return False
+    if encoded.encoding == PLAIN and all(f'"{key}"'.encode() in encoded.data for key in _OLD_STYLE):
         return False
     level = [encoded.inline]
     while True:
@@ -117,7 +125,7 @@ def decode(data: bytes | memoryview, encoding: str) -> Any:
     with _uncollected():
         try:
             structure = msgspec.json.decode(data)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # NaN, infinity and lone surrogates, which JSON does not have and Python's JSON has.
             structure = json.loads(bytes(data))
     return structure if encoding == PLAIN else of_default(structure)
@@ -174,7 +182,7 @@ def _children(level: list[Any], types: set[type]) -> list[Any]:
 
 @functools.cache
 def _serialization() -> Callable[[Any], Any]:
-    """Airflow's serialization, which makes text of all keys of dicts, as one that refuses to lose any by it.
+    """Airflow's serialization, as one that refuses to lose any of what is pushed.
 
     It calls itself by its name for whatever is nested, also for what objects are made into. So a copy of the function
     that finds this one under that name comes by here with each dict, and nothing of Airflow is changed.
@@ -188,6 +196,12 @@ def _serialization() -> Callable[[Any], Any]:
     def serialize(value: Any, *arguments: Any, **named: Any) -> Any:
         if isinstance(value, dict):
             _refuse_same(value, str)
+            if set(_OLD_STYLE) <= value.keys():
+                raise ValueError("a dict in it has the keys __type and __var, and would come back as something else")
+        elif isinstance(value, datetime | timedelta | Decimal):
+            return _exact(value, lambda one: copy(one, *arguments, **named), serde.deserialize)
+        elif type(value).__name__ == "DataFrame":
+            _refuse_same(dict.fromkeys(value.columns), str)
         elif hasattr(value, "model_dump"):  # Pydantic makes JSON of it by itself
             _refuse_collisions(getattr(value, "__dict__", None))
         return copy(value, *arguments, **named)
@@ -196,6 +210,38 @@ def _serialization() -> Callable[[Any], Any]:
     copy: Any = FunctionType(theirs.__code__, names, theirs.__name__, theirs.__defaults__, theirs.__closure__)
     copy.__kwdefaults__ = theirs.__kwdefaults__
     return serialize
+
+
+def _exact(value: Any, serialize: Callable[[Any], Any], deserialize: Callable[[Any], Any]) -> Any:
+    """What Airflow's serialization makes of a value of which it often loses something.
+
+    It makes floats of Decimals and times, and cannot read the offset of most time zones that have no name. What it
+    reads can hold more of that than it writes.
+
+    :raises ValueError: if it would not come back all the same.
+    """
+
+    def comes_back(row: Any) -> bool:
+        try:
+            found = deserialize(row)
+        except Exception:  # noqa: BLE001 - whatever it is, no task could pull it
+            return False
+        if found != value:
+            return isinstance(value, Decimal) and value.is_nan() and found.is_nan()
+        return not isinstance(value, datetime) or found.utcoffset() == value.utcoffset()
+
+    row = serialize(value)
+    if comes_back(row):
+        return row
+    if isinstance(value, Decimal):
+        row = {**row, "__data__": str(value)}
+    elif isinstance(value, datetime) and (offset := value.utcoffset()) is not None:
+        from pendulum.tz.timezone import FixedTimezone
+
+        row = serialize(value.replace(tzinfo=FixedTimezone(int(offset.total_seconds()))))
+    if comes_back(row):
+        return row
+    raise ValueError(f"a {type(value).__name__} in it would not come back as it is. Push it as text")
 
 
 def _refuse_collisions(value: Any) -> None:

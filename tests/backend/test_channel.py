@@ -9,13 +9,16 @@ import dataclasses
 import json
 import math
 from collections import namedtuple
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import attrs
+import dateutil.tz
 import httpx
 import msgspec
+import pandas as pd
 import pydantic
 import pytest
 from airflow.sdk.api.client import XComOperations
@@ -133,11 +136,32 @@ CHANGED: list[Any] = [
     "\0",
     "\ud800",
     "x\udfff",
+    "two that make \ud83d\ude00 one",
+    {"\ud83d\ude00": 1, "\U0001f600": 2},
     {"k\0": 1},
     {"\ud800": 1},
     nested(200),
     nested(200, dict),
     nested(260),
+]
+#: What Airflow's own serialization loses, or cannot read again.
+LOSSY: list[Any] = [
+    datetime(2024, 1, 1, 12, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+    datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=-3), "somewhere")),
+    datetime(2024, 7, 1, tzinfo=dateutil.tz.gettz("Europe/Berlin")),
+    Decimal("0.1234567890123456789"),
+    Decimal("1e-400"),
+    Decimal("12345678901234567890.5"),
+]
+IMPOSSIBLE: list[Any] = [
+    datetime.max,
+    datetime.min,
+    datetime(2600, 1, 1, 0, 0, 0, 1, tzinfo=UTC),
+    timedelta.max,
+    timedelta(days=400_000, microseconds=1),
+    datetime(2024, 1, 1, tzinfo=timezone(timedelta(seconds=1, microseconds=5))),
+    ({"__type": "set", "__var": [1]},),
+    pd.DataFrame({1: [1], "1": [2]}),
 ]
 UNCHANGED: list[Any] = [
     9999999999999998.0,
@@ -207,6 +231,28 @@ def test_no_large_value_with_such_a_part_comes_back_changed_from_its_blob(
     row = channel.push([value, "x" * 500])
     assert BlobReference.data_of(row)
     assert same(channel.pull(row), [value, "x" * 500])
+
+
+@pytest.mark.parametrize("value", [*LOSSY, {"__type": "set", "__var": [1]}], ids=named)
+@pytest.mark.parametrize("threshold", [0, 48_000])
+def test_what_airflow_would_change_comes_back_as_it_was(
+    channel: Channel, configure: Configure, folder: Path, value: Any, threshold: int
+) -> None:
+    configure(path=f"file://{folder}", threshold=threshold)
+    row = channel.push({"a": [value]})
+    [found] = channel.pull(row)["a"]
+    assert (found, type(found), str(found)[-6:]) == (value, type(value), str(value)[-6:])
+    if BlobReference.data_of(row):
+        back = moving.into_row(row, Coordinates(**ENTRY))
+        assert not back.fits_row or channel.pull(json.loads(back.text)) == {"a": [value]}
+
+
+@pytest.mark.filterwarnings("ignore:The DataFrame has column names of mixed type")
+@pytest.mark.parametrize("value", IMPOSSIBLE, ids=lambda value: type(value).__name__)
+def test_what_could_be_pushed_and_never_be_pulled_as_it_was_is_refused(on_files: Path, value: Any) -> None:
+    with pytest.raises(ValueNotSerializable, match=r"dag_id='sales'.*run_id=.*task_id=.*key='answer'.*map_index=-1"):
+        XComBlobBackend.serialize_value([value], **ENTRY)
+    assert not files_in(on_files)
 
 
 ANYTHING = st.recursive(

@@ -119,7 +119,6 @@ SAMPLES: dict[str, Any] = {
     "keys that are no text": {7: "a", None: "b", True: "c", 1.5: "d", (1, 2): "e"},
     "not a number": [math.inf, -math.inf],
     "lone surrogate": ["\ud800"],
-    "old serialization": {"__type": "dict", "__var": {"a": 1}},
     "underscores": {"__a": 1, "__version__": 3, "__data__": [1]},
 }
 
@@ -193,8 +192,9 @@ SCALARS = (
     | st.integers()
     | st.floats(allow_nan=False)
     | st.text()
-    | st.decimals(allow_nan=False, allow_infinity=False)
-    | st.datetimes(timezones=st.just(UTC))
+    # What the default backend would not give back as it was: see ``test_channel.py``.
+    | st.decimals(-(10**8), 10**8, places=6)
+    | st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
     | st.builds(Text, st.text(max_size=3))
     | st.sampled_from([Number.ONE, Word.A, np.int32(1), Point(1, (2,)), "__classname__", '"__type"'])
 )

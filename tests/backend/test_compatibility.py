@@ -109,10 +109,26 @@ def test_values_of_the_default_backend_stay_readable(on_files: Path, value: Any)
 def test_a_text_that_looks_like_a_reference_comes_back_as_it_was_pushed(configure: Configure, folder: Path) -> None:
     """A path of a blob is what a maintenance task would push, and it is a value like any other."""
     configure(path=f"file://{folder}")
-    for text in (f"file://{folder}/d/r/t/{uuid.uuid4()}", f"file://{folder}/d/r/t/{uuid.uuid4()}.xcb"):
+    for suffix in ("", ".gz"):
+        text = f"file://{folder}/d/r/t/{uuid.uuid4()}{suffix}"
         row = push(text)
         assert SealedValue.data_of(row)
         assert pull(row) == text
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tmp", ".parquet", ".xcb", ".json.bak"])
+def test_a_file_of_a_users_own_beside_the_blobs_is_never_taken_for_one_or_deleted(
+    stock: Stock, configure: Configure, folder: Path, suffix: str
+) -> None:
+    stock.configure(f"file://{folder}")
+    configure(path=f"file://{folder}")
+    file = folder / AT["dag_id"] / AT["run_id"] / AT["task_id"] / f"{uuid.uuid4()}{suffix}"
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    row = BaseXCom.serialize_value(f"file://{file}")
+    assert pull(row) == push(f"file://{file}") == f"file://{file}"
+    XComBlobBackend.purge(SimpleNamespace(value=row))
+    assert file.read_text() == "mine"
 
 
 def test_another_backend_refuses_a_reference_aloud(on_files: Path) -> None:

@@ -70,7 +70,7 @@ def test_no_value_changes_by_being_archived_and_restored(
     before = table(history)
     rows = archived(history, tmp_path)
     assert table(history) == []
-    assert store.restorable(rows) == [Return.POSSIBLE] * len(VALUES)
+    assert store.restorable(rows, archived_at=None) == [Return.POSSIBLE] * len(VALUES)
     assert store.restore(rows) == len(VALUES)
     assert table(history) == before
     same = history.connection.execute(
@@ -112,7 +112,7 @@ def test_a_row_that_is_there_is_never_changed(store: MetadataStore, history: His
     rows = archived(history, tmp_path)
     history.xcom(run, "new", age_days=1, key="x")
     before = table(history)
-    assert dict(zip((row.key for row in rows), store.restorable(rows), strict=True)) == {
+    assert dict(zip((row.key for row in rows), store.restorable(rows, archived_at=None), strict=True)) == {
         "x": Return.EXISTS, "y": Return.POSSIBLE,
     }  # fmt: skip
     assert store.restore(rows) == 1
@@ -129,7 +129,7 @@ def test_no_row_returns_whose_run_or_task_instance_is_gone(
     rows = archived(history, tmp_path)
     history.connection.execute("DELETE FROM dag_run WHERE dag_id = 'a'")
     history.connection.execute("DELETE FROM task_instance WHERE dag_id = 'b' AND map_index = 3")
-    assert dict(zip((row.dag_id for row in rows), store.restorable(rows), strict=True)) == {
+    assert dict(zip((row.dag_id for row in rows), store.restorable(rows, archived_at=None), strict=True)) == {
         "a": Return.NO_RUN, "b": Return.NO_TASK_INSTANCE, "c": Return.POSSIBLE,
     }  # fmt: skip
     assert store.restore(rows) == 1
@@ -183,7 +183,7 @@ def test_a_row_that_was_tampered_with_is_refused_and_not_shown(
 
 
 def test_nothing_to_restore_is_nothing(store: MetadataStore) -> None:
-    assert store.restorable([]) == []
+    assert store.restorable([], archived_at=None) == []
     assert store.restore([]) == 0
 
 

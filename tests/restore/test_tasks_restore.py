@@ -224,6 +224,32 @@ def test_no_row_of_a_mapped_task_returns_without_the_others_of_its_group(
     assert {(key, index) for *_, index, key in history.rows()} == {("none", index) for index in range(5)}
 
 
+@pytest.mark.parametrize("what", ["the archive is cut short", "a task instance is gone", "it has pushed anew"])
+@pytest.mark.parametrize("with_blobs", [False, True])
+def test_no_mapped_result_returns_in_part_or_mixed_with_another(
+    bundle: Bundle, request: pytest.FixtureRequest, history: History, root: str, what: str, with_blobs: bool
+) -> None:
+    if with_blobs:
+        request.getfixturevalue("bucket")
+    run = history.run("a", 30)
+    for index in range(40):
+        history.xcom(run, {"n": index, "pad": uuid.uuid4().hex * 20}, age_days=30, task_id="m", map_index=index)
+    path = Path(archive_rows(history, root).removeprefix("file://"))
+    if what == "the archive is cut short":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    elif what == "a task instance is gone":
+        history.connection.execute("DELETE FROM task_instance WHERE map_index = 30")
+    else:
+        for index in range(3):
+            history.xcom(run, {"new": index}, age_days=-1, task_id="m", map_index=index)
+    before = history.rows()
+    reported = bundle.run(RESTORE, archive=FOLDER).succeeded().report["headline"]
+    outcome = restore(bundle).succeeded()
+    assert history.rows() == before
+    assert (reported["rows_to_restore"], outcome.report["headline"]["rows_restored"]) == (0, 0)
+    assert reported["rows_left_with_their_group"] >= 20
+
+
 def test_no_row_returns_unsaid_whose_blob_nobody_can_look_for(
     bundle: Bundle, bucket: Bucket, history: History, root: str
 ) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from include.xcom_maintenance.blobs.port import BlobStore
 from include.xcom_maintenance.core.errors import ConfigurationError, StoreUnavailable
 from include.xcom_maintenance.core.records import ArchivedRow
 from include.xcom_maintenance.core.references import reference_in
@@ -65,14 +66,18 @@ def plan(job: RestoreJob) -> None:
             before = found.total()
             torn: set[_Group] = set()
             whole: Counter[_Group] = Counter()
+            in_part: set[_Group] = set()
             if header is None or header.database == job.identity.owner:
                 for rows in _batches(job, file):
-                    outcomes = _outcomes(job, rows, torn, figures)
+                    outcomes = _outcomes(job, rows, header, torn, figures)
                     found.update((row.dag_id, outcome) for row, outcome in zip(rows, outcomes, strict=True))
                     whole.update(
                         _group(row)
                         for row, outcome in zip(rows, outcomes, strict=True)
                         if outcome == Return.POSSIBLE and row.map_index >= 0
+                    )
+                    in_part.update(
+                        _group(row) for row, outcome in zip(rows, outcomes, strict=True) if outcome == _IN_PART
                     )
                     progress.add(len(rows))
                 figures["rows_not_chosen"] += file.rows - (found.total() - before)
@@ -80,11 +85,13 @@ def plan(job: RestoreJob) -> None:
                 figures["rows_of_other_databases"] += _count(file)
             figures["rows_in_archive"] += file.rows
             figures["files_cut_short"] += file.cut_short
+            if file.cut_short:  # other rows of the same groups may be in what is missing
+                torn |= set(whole)
             # What came before it was known that another row of its group cannot return.
             for group in sorted(torn):
                 found[group[0], Return.POSSIBLE] -= whole[group]
                 found[group[0], _IN_PART] += whole[group]
-            left = [list(group) for group in sorted(torn)]
+            left = [list(group) for group in sorted(torn) if whole[group] or group in in_part]
             manifest.add("archive", file=file.name, rows=file.rows, cut_short=file.cut_short, in_part=left)
         report.manifest = manifest.path
     with report.phase("guard"):
@@ -115,39 +122,55 @@ def _group(row: ArchivedRow) -> _Group:
 
 
 def _outcomes(
-    job: RestoreJob, rows: Sequence[ArchivedRow], torn: set[_Group], figures: Counter[str] | None = None
+    job: RestoreJob,
+    rows: Sequence[ArchivedRow],
+    header: ArchiveHeader | None,
+    torn: set[_Group],
+    figures: Counter[str] | None = None,
 ) -> list[str]:
     """What would become of each row now: a ``Return``, or that its blob is gone, or another's of its group.
 
+    :param header: of their file.
     :param torn: the groups in this file of which a row cannot return, as far as they are known; more are added.
     :param figures: counts the rows that can return and whose blob nobody can look for.
     """
-    outcomes: list[str] = list(job.metadata.restorable(rows))
-    if job.blobs is None:
-        return outcomes
+    outcomes: list[str] = list(job.metadata.restorable(rows, archived_at=header.archived_at if header else None))
+    if job.blobs is not None:
+        _look_for_blobs(job.blobs, rows, outcomes, figures)
+    torn |= {
+        _group(row)
+        for row, outcome in zip(rows, outcomes, strict=True)
+        if row.map_index >= 0 and outcome not in (Return.POSSIBLE, Return.EXISTS)
+    }
+    return [
+        _IN_PART
+        if outcome == Return.PUSHED_ANEW or (outcome == Return.POSSIBLE and row.map_index >= 0 and _group(row) in torn)
+        else outcome
+        for row, outcome in zip(rows, outcomes, strict=True)
+    ]
+
+
+def _look_for_blobs(
+    blobs: BlobStore, rows: Sequence[ArchivedRow], outcomes: list[str], figures: Counter[str] | None
+) -> None:
+    """Find those of the rows that could return whose blob is gone."""
     possible = (number for number, outcome in enumerate(outcomes) if outcome == Return.POSSIBLE)
     held = {number: found for number in possible if (found := reference_in(rows[number].value)) is not None}
-    keys = {number: key for number, found in held.items() if (key := found.below(job.blobs.base)) is not None}
-    there = {blob.key for blob in job.blobs.head(list(dict.fromkeys(keys.values())))} if keys else set()
+    keys = {number: key for number, found in held.items() if (key := found.below(blobs.base)) is not None}
+    there = {blob.key for blob in blobs.head(list(dict.fromkeys(keys.values())))} if keys else set()
     unknown = 0
     for number, found in held.items():
-        row = rows[number]
         if number in keys and keys[number] in there:
             continue
         if number in keys and found.says_where:
             # A task that pulls it would be given the path as if that were the value, or fail.
             outcomes[number] = _BLOB_MISSING
-            torn |= {_group(row)} if row.map_index >= 0 else set()
         else:
             # A bare key, whose blob may lie anywhere; and what our own backend keeps below another path. Any other
             # address may be a user's own text.
             unknown += found.own or not found.says_where
     if figures is not None:
         figures["unknown_blobs"] += unknown
-    return [
-        _IN_PART if outcome == Return.POSSIBLE and row.map_index >= 0 and _group(row) in torn else outcome
-        for row, outcome in zip(rows, outcomes, strict=True)
-    ]
 
 
 def _describe(job: RestoreJob, found: Counter[tuple[str, str]], figures: Counter[str]) -> None:
@@ -174,7 +197,7 @@ def _describe(job: RestoreJob, found: Counter[tuple[str, str]], figures: Counter
     if figures["files_cut_short"]:
         report.warnings.append(
             f"{counted(figures['files_cut_short'], 'archive file')} cut short or damaged, as listed in the manifest. "
-            "Whatever can be read is restored."
+            "Whatever can be read is restored, except results of mapped tasks, of which rows may be missing."
         )
     if job.blobs is None:
         report.warnings.append(
@@ -265,7 +288,7 @@ def _restore(
     if header is None or header.database != job.identity.owner:
         return
     for rows in _batches(job, file):
-        outcomes = _outcomes(job, rows, torn)
+        outcomes = _outcomes(job, rows, header, torn)
         going = [row for row, outcome in zip(rows, outcomes, strict=True) if outcome == Return.POSSIBLE]
         if not going:
             continue

@@ -17,13 +17,18 @@ class Return(StrEnum):
     EXISTS = "already exists"
     NO_RUN = "its run no longer exists"
     NO_TASK_INSTANCE = "its task instance no longer exists"
+    PUSHED_ANEW = "its mapped task has pushed anew"
 
 
 class RestoreMetadata(RetentionMetadata, NameMetadata, BusyMetadata, Protocol):
     """Put archived rows back."""
 
-    def restorable(self, rows: Sequence[ArchivedRow]) -> list[Return]:
-        """Whether each of some archived rows could return now, in their order."""
+    def restorable(self, rows: Sequence[ArchivedRow], *, archived_at: str | None) -> list[Return]:
+        """Whether each of some archived rows could return now, in their order.
+
+        :param archived_at: what instances of a mapped task have pushed since (ISO 8601) is another result, with which
+            the archived one does not mix; None: not known.
+        """
 
     def restore(self, rows: Sequence[ArchivedRow]) -> int:
         """Put back those archived rows that can return, in one short transaction; returns how many those were.

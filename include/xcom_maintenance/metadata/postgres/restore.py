@@ -22,6 +22,10 @@ SELECT c.number,
             WHEN NOT EXISTS (SELECT FROM task_instance t
                              WHERE t.dag_id = c.dag_id AND t.task_id = c.task_id AND t.run_id = c.run_id
                                AND t.map_index = c.map_index) THEN 'NO_TASK_INSTANCE'
+            WHEN c.map_index >= 0
+             AND EXISTS (SELECT FROM xcom m
+                         WHERE m.dag_run_id = r.id AND m.task_id = c.task_id AND m.map_index >= 0 AND m.key = c.key
+                           AND m.timestamp > %(archived_at)s::timestamptz) THEN 'PUSHED_ANEW'
             ELSE 'POSSIBLE' END
 FROM {sql.BY_NAME}
 LEFT JOIN dag_run r ON r.dag_id = c.dag_id AND r.run_id = c.run_id"""
@@ -83,9 +87,10 @@ def unreadable_rows() -> Iterator[None]:
 class RestoreQueries(Connected):
     """Put archived rows back."""
 
-    def restorable(self, rows: Sequence[ArchivedRow]) -> list[Return]:
+    def restorable(self, rows: Sequence[ArchivedRow], *, archived_at: str | None) -> list[Return]:
         where = sql.row_names((row.dag_id, row.run_id, row.task_id, row.map_index, row.key) for row in rows)
-        found = dict(self._session.rows(RESTORABLE, where))
+        with unreadable_rows():
+            found = dict(self._session.rows(RESTORABLE, {**where, "archived_at": archived_at}))
         return [Return[found[number]] for number in range(1, len(rows) + 1)]
 
     def restore(self, rows: Sequence[ArchivedRow]) -> int:

@@ -257,6 +257,23 @@ def test_no_dangling_row_goes_alone_from_the_results_of_a_mapped_task(
     assert kept == {"other rows of the same mapped result stay": len(missing)}
 
 
+def test_no_dangling_row_goes_whose_blob_is_in_quarantine(
+    bundle: Bundle, bucket: Bucket, history: History, referenced: str
+) -> None:
+    """Nothing would refer to the blob any more, and it would be purged."""
+    run = history.run("a", 3)
+    key = bucket.blob(run, age_days=3).split("/xcom/")[1]
+    history.xcom(run, f"{bucket.base}/{key}", age_days=3)
+    bucket.put(f"xcom-quarantine/20260101T000000Z-abcdef01/{key}", age_days=3)
+    bucket.client.delete_object(Bucket=bucket.name, Key=f"xcom/{key}")
+    rows = history.rows()
+    outcome = bundle.run(DAG, mode="enforce", delete_dangling_rows=True).succeeded()
+    assert history.rows() == rows
+    assert "is in quarantine" in outcome.table("Rows of dangling references kept")[0]["reason"]
+    bundle.run("xcom_restore", mode="enforce", quarantine="all").succeeded()
+    assert bucket.has(f"{bucket.base}/{key}")
+
+
 def test_a_row_that_appears_after_the_find_keeps_its_blob(
     bundle: Bundle, bucket: Bucket, history: History, referenced: str
 ) -> None:

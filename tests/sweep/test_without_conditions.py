@@ -86,6 +86,23 @@ def test_the_blobs_of_a_cleanup_are_not_deleted_for_good_unless_a_setting_insist
     assert quarantined(bucket) == set()
 
 
+def test_no_archived_row_whose_blob_is_in_quarantine_is_called_lost_without_saying_where_that_may_be(
+    bundle: Bundle, bucket: Bucket, history: History, live: str, tmp_path: Path
+) -> None:
+    bundle.variable = {"archive_path": f"file://{tmp_path}/archive"}
+    run = history.run("a", 30)
+    reference = bucket.blob(run, age_days=30)
+    history.xcom(run, reference, age_days=30, key="archived")
+    bundle.run(CLEANUP, run_id="the run", mode="enforce").succeeded()
+    archive = {"mode": "enforce", "archive": f"{CLEANUP}/the run"}
+    outcome = bundle.run(RESTORE, **archive).succeeded()
+    assert outcome.report["headline"]["rows_whose_blob_is_gone"] == 1
+    assert any("quarantine" in warning for warning in outcome.report["warnings"])
+    bundle.run(RESTORE, mode="enforce", quarantine="the run").succeeded()
+    assert bundle.run(RESTORE, **archive).succeeded().report["headline"]["rows_restored"] == 1
+    assert bucket.has(reference)
+
+
 # -- a proxy that does not know conditions --------------------------------------------------
 
 

@@ -15,12 +15,14 @@ from include.xcom_maintenance.reconciliation.manifest import own_plan
 from include.xcom_maintenance.reports.report import Table
 from include.xcom_maintenance.settings.sources import airflow_option
 from include.xcom_maintenance.sweep.owner import claim
+from include.xcom_maintenance.sweep.quarantine import quarantined, returning
 
 #: Blobs that are looked up at once, before the rows that lead to them go; more, if they are of one task of a run.
 _HEADS_AT_ONCE = 1_000
 #: Why rows of dangling references stay.
 _NO_BACKEND = "no backend wrote it"
 _THERE_AGAIN = "its blob is there again"
+_IN_QUARANTINE = "its blob is in quarantine, from where xcom_restore puts it back"
 _IN_PART = "other rows of the same mapped result stay"
 _PULL_FAILS = "a task that pulls it fails already, and says why"
 _CHANGED = "its run is not finished, or it has changed or gone since"
@@ -30,6 +32,7 @@ def delete_dangling_rows(job: ReconciliationJob) -> None:
     """Delete the dangling rows of the manifest whose blob is still missing: it may have been restored since."""
     blobs, figures = job.blob_store, job.report.headline
     figures.setdefault("dangling_rows_deleted", 0)  # a second attempt adds to the first
+    waiting = _in_quarantine(job, {line["key"] for line in own_plan(job)[1] if line["kind"] == "dangling"})
     _, lines = own_plan(job)
     claim(blobs, job.identity)
     fails = pulls_fail()
@@ -44,6 +47,8 @@ def delete_dangling_rows(job: ReconciliationJob) -> None:
             there = {blob.key for blob in blobs.head(list({reference.key for reference in batch}))}
             gone = [reference for reference in batch if reference.key not in there]
             stay[_THERE_AGAIN] += len(batch) - len(gone)
+            missing, gone = gone, [reference for reference in gone if reference.key not in waiting]
+            stay[_IN_QUARANTINE] += len(missing) - len(gone)
             if fails:
                 stay[_PULL_FAILS] += len(gone)
                 continue
@@ -65,6 +70,12 @@ def delete_dangling_rows(job: ReconciliationJob) -> None:
     if stay:
         rows = [[*item] for item in stay.most_common()]
         job.report.put(Table("Rows of dangling references kept", ["reason", "rows"], rows), first=True)
+
+
+def _in_quarantine(job: ReconciliationJob, keys: set[str]) -> set[str]:
+    """Those of some missing blobs that can return from the quarantine. Without its row one would be purged for good."""
+    found = quarantined(job, returning(job)) if keys else ()
+    return {origin for blob in found if (origin := blob.key.partition("/")[2]) in keys}
 
 
 def pulls_fail() -> bool:

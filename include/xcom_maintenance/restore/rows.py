@@ -209,6 +209,11 @@ def _describe(job: RestoreJob, found: Counter[tuple[str, str]], figures: Counter
             f"{counted(unknown, 'row')} to restore {'refers' if unknown == 1 else 'refer'} to a blob outside the blob "
             "base path, as far as the row says where it is, so the plan does not check whether that blob still exists."
         )
+    if totals[_BLOB_MISSING] and next(job.quarantine_store.list(), None) is not None:
+        report.warnings.append(
+            "Blobs in quarantine count as missing. If those of these rows may be there, put the blobs back first (the "
+            "field quarantine), and then the rows."
+        )
     _warn_of_the_next_cleanup(job, found)
     job.log.info("Plan: %s", ", ".join(f"{name}: {value:,}" for name, value in report.headline.items()))
 

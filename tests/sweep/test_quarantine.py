@@ -118,6 +118,23 @@ def test_a_blob_is_purged_only_after_its_time_and_only_if_no_value_means_it(
     assert forgotten not in folder.blobs()
 
 
+def test_no_orphan_stays_for_ever_for_a_task_that_is_stuck(bundle: Bundle, folder: Folder, history: History) -> None:
+    """Nor in quarantine; one that was touched within the grace period may still run."""
+    blobs = {}
+    for touched in (30, 2):
+        run = history.run("a", 40 + touched, state="failed", task_state=None, run_id=f"touched-{touched}")
+        for table in ("dag_run", "task_instance"):
+            history.connection.execute(
+                f"UPDATE {table} SET updated_at = %s WHERE run_id = %s", (days_ago(touched), run.run_id)
+            )
+        blobs[touched] = folder.orphan("a", run.run_id)
+    outcome = enforce(bundle)
+    assert [row["key"] for row in outcome.table("Orphan blobs")] == [blobs[30]]
+    assert blobs[2] in folder.blobs()
+    folder.grow_old(31)
+    assert enforce(bundle).report["headline"]["quarantined_blobs_deleted"] == 1
+
+
 def test_a_stranger_in_the_quarantine_is_left_alone(bundle: Bundle, folder: Folder) -> None:
     folder.orphan()
     enforce(bundle)

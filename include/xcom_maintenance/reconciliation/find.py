@@ -22,13 +22,14 @@ def find(job: ReconciliationJob, shard: Shard) -> dict[str, Any]:
     name = f"found-{shard['shard']}"
     ahead = job.metadata.now() - datetime.now(UTC)
     references = (_row(line["row"]) for line in job.place.read_lines(f"references-{shard['shard']}"))
+    modified_before = datetime.fromisoformat(planned["modified_before"])
     with job.place.write_lines(name) as lines:
-        found = Findings(job, blobs, lines)
+        found = Findings(job, blobs, lines, modified_before=modified_before)
         found.take(
             match(
                 blobs.list(after=shard["first"], before=shard["before"]),
                 references,
-                modified_before=datetime.fromisoformat(planned["modified_before"]),
+                modified_before=modified_before,
                 ignored_prefixes=job.ignored_prefixes,
                 formats=settings.formats,
                 claims_unowned=settings.claim_unowned_blobs,

@@ -94,8 +94,11 @@ _ODD = {BlobKind.UNRECOGNISED, BlobKind.FOREIGN, BlobKind.UNOWNED, BlobKind.UNKN
 class Findings:
     """Takes what the merge yields, checks suspicious findings again, and writes them down."""
 
-    def __init__(self, job: ReconciliationJob, blobs: BlobStore, lines: ManifestWriter) -> None:
+    def __init__(
+        self, job: ReconciliationJob, blobs: BlobStore, lines: ManifestWriter, *, modified_before: datetime
+    ) -> None:
         self._job, self._blobs, self._lines = job, blobs, lines
+        self._modified_before = modified_before
         self._top = job.settings.top_entries
         self._known: dict[str, bool] = {}
         self.figures = Figures()
@@ -157,7 +160,9 @@ class Findings:
         if in_full := metadata.named_in_full(whose_all):
             candidates = [found.named(in_full) for found in candidates]
         referenced = metadata.referenced([found.blob.key for found in candidates])
-        unfinished = metadata.unfinished_runs([found.coordinates for found in candidates if found.coordinates])
+        # A task that has been silent for the whole grace period, in a run that is over, writes no row any more.
+        runs = [found.coordinates for found in candidates if found.coordinates]
+        unfinished = metadata.unfinished_runs(runs, stuck_before=self._modified_before)
         self._look_up_dags({found.coordinates.dag_id for found in candidates if found.coordinates})
         orphans: list[FoundBlob] = []
         for found in candidates:

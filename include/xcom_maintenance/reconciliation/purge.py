@@ -33,7 +33,8 @@ def purge(job: ReconciliationJob) -> int:
     """
     report, settings = job.report, job.settings
     swept = Swept()
-    cutoff = job.metadata.now() - timedelta(days=settings.quarantine_days)
+    now = job.metadata.now()
+    cutoff = now - timedelta(days=settings.quarantine_days)
     reason = f"in quarantine for {settings.quarantine_days:g} days"
     ledger = ledger_of(job, job.quarantine_store, part="purge", reason=reason)
     try:
@@ -49,6 +50,7 @@ def purge(job: ReconciliationJob) -> int:
                 ledger=ledger,
                 formats=settings.formats,
                 original=lambda key: key.partition("/")[2],
+                stuck_before=now - settings.grace_period,
             )
             # Those that an earlier attempt deleted are not listed any more.
             swept.account_for(found.number + ledger.earlier, ledger)

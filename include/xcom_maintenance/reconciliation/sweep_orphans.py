@@ -54,6 +54,7 @@ def _sweep(job: ReconciliationJob, shard: Shard, name: str, swept: Swept, figure
     own = islice((line for line in lines if line["kind"] == "orphan"), shard["first"], shard["last"] + 1)
     # If the grace period was raised since the plan, the longer one counts.
     grace = datetime.fromisoformat(header["planned_at"]) - settings.grace_period
+    modified_before = min(grace, datetime.fromisoformat(header["modified_before"]))
     folder = folder_of(header)
     if settings.disposal == "quarantine":
         quarantine: Quarantine | None = Quarantine(job.quarantine_store, folder)
@@ -66,11 +67,12 @@ def _sweep(job: ReconciliationJob, shard: Shard, name: str, swept: Swept, figure
             into=swept,
             blobs=job.blob_store,
             metadata=job.metadata,
-            modified_before=min(grace, datetime.fromisoformat(header["modified_before"])),
+            modified_before=modified_before,
             progress=Progress(job.log, "Orphans swept", total=shard["last"] + 1 - shard["first"]),
             ledger=ledger,
             formats=settings.formats,
             quarantine=quarantine,
+            stuck_before=modified_before,
         )
         swept.account_for(shard["last"] + 1 - shard["first"], ledger)
 

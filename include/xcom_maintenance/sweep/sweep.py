@@ -178,7 +178,7 @@ def sweep(
     :param ledger: records every blob before and after it is deleted; must be entered.
     :param quarantine: None: blobs are deleted permanently.
     :param original: maps the key of a candidate to the key that rows refer to, if the two differ.
-    :param stuck_before: as in a ``Cut``, for blobs whose rows were deleted by one.
+    :param stuck_before: as in a ``Cut``: for blobs whose rows were deleted by one, or whose grace period is over.
     """
     stream = iter(candidates)
     while batch := list(islice(stream, _BATCH)):

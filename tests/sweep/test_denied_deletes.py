@@ -58,6 +58,7 @@ def test_copies_never_add_up_where_neither_original_nor_copy_can_be_deleted(
     monkeypatch.setattr(Settings, "grace_period", property(lambda _: timedelta(seconds=-10)))
     client, name = moto.client(), f"denied-{uuid.uuid4().hex[:8]}"
     client.create_bucket(Bucket=name)
+    client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     connection = json.loads(moto.airflow_connection_json())
     connection["extra"]["endpoint_url"] = proxy.endpoint
     bundle.connections["aws_xcom"] = connection
@@ -75,11 +76,13 @@ def test_copies_never_add_up_where_neither_original_nor_copy_can_be_deleted(
     history.xcom(run, f"s3://{name}/{put(run.run_id)}", age_days=1)
     orphans = {put("gone") for _ in range(7)}
     proxy.behave = Denies(denied)
-    seen = []
+    seen, versions = [], []
     for _ in range(3):
         assert bundle.run(DAG, mode="enforce", disposal=disposal).error is not None
         seen.append(keys())
+        versions.append(len(client.list_object_versions(Bucket=name)["Versions"]))
     assert seen[0] == seen[1] == seen[2]
+    assert versions[0] == versions[1] == versions[2]
     assert orphans < seen[0]
     assert len([key for key in seen[0] if key.startswith("xcom-quarantine/")]) in {0, 7}
     proxy.behave = faithful

@@ -73,8 +73,13 @@ class S3Deletion:
 
     def _probe(self) -> Conditions:
         requests = self._requests
-        left = requests.page(prefix=CANARY_PREFIX, limit=_HEADS).blobs
-        key = next((blob.key for blob in left if blob.size == len(LEFT)), None) or canary_key()
+        found = requests.page(prefix=CANARY_PREFIX, limit=_HEADS).blobs
+        left = next((blob.key for blob in found if blob.size == len(LEFT)), None)
+        if left is not None:
+            # Where that is denied still, nothing is written: a bucket that keeps versions would keep each.
+            with requests.errors():
+                requests.client.delete_object(Bucket=requests.bucket, Key=requests.base.prefix + left)
+        key = left or canary_key()
         try:
             for conditions in (Conditions.IN_BATCHES, Conditions.ONE_BY_ONE):
                 if self._honoured(key, conditions):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,10 +30,16 @@ def trust(found: Access, verify: Any, setting: str, bundles: tuple[str, ...] = _
         found.client["allow_invalid_certificates"] = True
         found.trust = setting
         return
+    if verify is not None and verify is not True and not isinstance(verify, str):
+        raise BackendNotConfigured(
+            f"[xcom_blob_backend] path: {setting} is {verify!r}. Write true, false, or the path of a file"
+        )
     path = verify if isinstance(verify, str) else None
     if path is None:
         name = next((name for name in bundles if os.environ.get(name)), None)
         if name is None:
+            if folder := os.environ.get("SSL_CERT_DIR"):
+                found.trust = f"the certificates in SSL_CERT_DIR ({folder})"
             return
         path, setting = os.environ[name], name
     elif path.lower() in {"true", "false"}:
@@ -41,8 +48,12 @@ def trust(found: Access, verify: Any, setting: str, bundles: tuple[str, ...] = _
             f"{path.lower()} without quotation marks, or the path of a file with certificates"
         )
     content = content_of(path, setting)
-    if b"-----BEGIN " not in content:
-        raise BackendNotConfigured(f"[xcom_blob_backend] path: {setting} names {path!r}, which holds no certificate")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(os.path.expanduser(path))
+    except ssl.SSLError:
+        raise BackendNotConfigured(
+            f"[xcom_blob_backend] path: {setting} names {path!r}, which holds no certificate"
+        ) from None
     found.client["root_certificate"] = content
     found.trust = f"{setting} ({path})"
 

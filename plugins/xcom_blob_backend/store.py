@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _ONE_REQUEST_BYTES = 256 * 2**20
 #: What S3 and Google, and Azure, say where not only the blob is missing.
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+#: What they say where only the blob is. Another page that comes with a 404 is of a server that is no store.
+_NO_BLOB = ("NoSuchKey", "BlobNotFound")
 #: What Python raised when it was asked for credentials; obstore makes text of it.
 _OF_THE_PROVIDER = {
     "credential provider: FileNotFoundError": "a file of the credentials cannot be read: ",
@@ -100,7 +102,7 @@ class Store:
                 ) from None
             if any(code in str(why) for code in _NO_BUCKET):
                 raise StoreFailed(f"{doing} {where} failed: there is no such bucket") from None
-            if doing == "writing":
+            if doing == "writing" or _is_strange(why):
                 raise StoreFailed(f"{doing} {where} failed: {_reason(why)}") from None
             raise BlobMissing(f"{where} is missing: the row refers to it, but it is not in the store") from None
         except Exception as why:
@@ -143,6 +145,12 @@ def _store_said(why: FileNotFoundError) -> bool:
     return why.errno is None
 
 
+def _is_strange(why: FileNotFoundError) -> bool:
+    """Whether the answer has a text that does not say that there is no such object, as of a wrong endpoint."""
+    text = str(why).split("\n\nDebug source:")[0].partition("404 Not Found:")[2].strip()
+    return bool(text) and not any(code in text for code in _NO_BLOB)
+
+
 def _reason(error: Exception) -> str:
     """An error in a line, without obstore's debug output and without queries of URLs, which may hold a signature."""
     text = str(error).split("\n\nDebug source:")[0]
@@ -175,5 +183,11 @@ def _open(base: BasePath, native: Library) -> tuple[Any, Access | None]:
         options["credential_provider"] = found.provider
     try:
         return stores[base.scheme](base.bucket, retry_config=retries, **options), found
-    except ValueError as why:
-        raise BackendNotConfigured(f"[xcom_blob_backend] path: {found.trust}: {_reason(why)}") from None
+    except Exception as why:
+        if not isinstance(why, ValueError) and "builder error" not in str(why):
+            raise
+        # Of all options, certificates and proxies are those that obstore does not name.
+        through = f" and the proxy of {found.proxy}" if found.proxy else ""
+        raise BackendNotConfigured(
+            f"[xcom_blob_backend] path: no client can be made with {found.trust}{through}: {_reason(why)}"
+        ) from None

@@ -231,18 +231,38 @@ def test_an_authority_that_is_not_trusted_is_an_error_that_says_tls_and_which_se
 
 
 @both
-@pytest.mark.parametrize("verify", ["/nope.pem", "false", "False", "true", "/etc/hostname", "/"])
+@pytest.mark.parametrize(
+    "verify", ["/nope.pem", "false", "False", "true", "/etc/hostname", "/", "{key}", "{damaged}", 0, 1, []]
+)
 def test_a_file_of_certificates_that_cannot_be_used_is_an_error_of_the_configuration(
-    tls: FakeS3, connect: Connect, client: Any, verify: str
+    tls: FakeS3, connect: Connect, authority: Path, tmp_path: Path, client: Any, verify: Any
 ) -> None:
+    files = {name: tmp_path / f"{name}.pem" for name in ("key", "damaged")}
+    _, begin, key = (authority / "server.pem").read_text().partition("-----BEGIN PRIVATE KEY")
+    files["key"].write_text(begin + key)
+    files["damaged"].write_text("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n")
+    verify = verify.format(**files) if isinstance(verify, str) else verify
     connect(https(tls), verify=verify)
     with pytest.raises((BackendNotConfigured, ConfigurationError)) as caught:
         client()
     told = f"{caught.value} {getattr(caught.value, 'setting', '')}"
     assert "verify" in told
     assert "blobs" in told
-    assert verify in told
+    assert str(verify) in told
     assert "gone" not in told
+
+
+@both
+def test_a_connection_that_leaves_verify_empty_says_nothing_to_either(
+    tls: FakeS3, connect: Connect, authority: Path, monkeypatch: pytest.MonkeyPatch, client: Any
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority / "ca.pem"))
+    connect(https(tls), verify="")
+    client()
+    monkeypatch.delenv("SSL_CERT_FILE")
+    connect(https(tls), verify="")
+    with pytest.raises((StoreFailed, MaintenanceError), match="TLS: "):
+        client()
 
 
 @both
@@ -307,6 +327,22 @@ def test_a_file_that_a_hook_cannot_find_is_no_missing_blob(
         push([1])
 
 
+@pytest.mark.parametrize("page", ["<html><body>404 Not Found</body></html>", '{"error": "no route"}'])
+def test_a_server_that_is_no_store_has_not_said_that_a_blob_is_missing(
+    moto: MotoS3, configure: Configure, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    stored = in_bucket(moto, monkeypatch)
+    with FaultProxy(moto.endpoint) as server:
+        connection = json.loads(moto.airflow_connection_json())
+        connection["extra"]["endpoint_url"] = server.endpoint
+        monkeypatch.setenv("AIRFLOW_CONN_BLOBS", json.dumps(connection))
+        configure(path=stored.path, threshold=0)
+        row = push([1])
+        server.behave = lambda *_: Answer(404, page.encode())
+        with pytest.raises(StoreFailed, match="404 Not Found: "):
+            pull(row)
+
+
 # -- proxies -----------------------------------------------------------------------------------------------------------
 
 
@@ -358,6 +394,19 @@ def test_a_connection_that_names_no_proxies_overrules_the_environment_for_both(
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     connect(f"http://127.0.0.1:{plain.server_port}", config_kwargs={"proxies": {}})
     client()
+
+
+@both
+@pytest.mark.parametrize("proxies", ["http://proxy", ["http://proxy"], {"http": "http://me:S3CRET@[bad"}])
+def test_proxies_that_are_none_are_an_error_that_names_them_and_no_password(
+    plain: FakeS3, connect: Connect, client: Any, proxies: Any
+) -> None:
+    connect(f"http://127.0.0.1:{plain.server_port}", config_kwargs={"proxies": proxies})
+    with pytest.raises((BackendNotConfigured, MaintenanceError)) as caught:
+        client()
+    told = f"{caught.value} {getattr(caught.value, 'setting', '')} {getattr(caught.value, 'remedy', '')}"
+    assert "proxies" in told
+    assert "S3CRET" not in told
 
 
 @both

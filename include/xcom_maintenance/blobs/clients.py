@@ -28,7 +28,14 @@ def s3_clients(conn_id: str | None, setting: str) -> tuple[Any, Any]:
     if (verify := network.trusted(hook.verify, conn_id)) != hook.verify:
         hook = S3Hook(aws_conn_id=conn_id, verify=verify) if conn_id is not None else S3Hook(verify=verify)
     configured = patient(hook.config)
-    if getattr(configured, "proxies", None) is None:
+    proxies = getattr(configured, "proxies", None)
+    if proxies is not None and not isinstance(proxies, dict):
+        raise ConfigurationError(
+            "It is no object of schemes and URLs",
+            setting=f"config_kwargs.proxies (extra) of the connection {conn_id!r}",
+            remedy='Write it as {"https": "http://proxy.example.com:3128"}',
+        )
+    if proxies is None:
         configured = configured.merge(_proxied(hook))
     return hook.get_client_type(config=configured), hook.get_client_type(config=impatient(configured))
 

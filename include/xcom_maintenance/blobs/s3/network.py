@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import ssl
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,13 +25,17 @@ def trusted(verify: Any, conn_id: str | None) -> Any:
     :param verify: of the Connection, None if it says nothing.
     :raises ConfigurationError: if it is a file that cannot be read or holds no certificate.
     """
-    if verify is not None and not isinstance(verify, str):
+    if isinstance(verify, bool):
         return verify
-    path, setting = verify, f"verify (extra) of the connection {conn_id!r}"
+    path, setting = verify or None, f"verify (extra) of the connection {conn_id!r}"
+    if verify is not None and not isinstance(verify, str):
+        raise ConfigurationError(
+            f"It is {verify!r}", setting=setting, remedy="Write true, false, or the path of a file with certificates"
+        )
     if path is None:
         name = next((name for name in _BUNDLES if os.environ.get(name)), None)
         if name is None:
-            return None
+            return None if verify is None else True  # boto3 would take an empty text for false
         path, setting = os.environ[name], name
     elif path.lower() in {"true", "false"}:
         raise ConfigurationError(
@@ -39,17 +44,18 @@ def trusted(verify: Any, conn_id: str | None) -> Any:
             remedy=f"Write {path.lower()} without quotation marks, or the path of a file with certificates",
         )
     try:
-        content = Path(path).expanduser().read_bytes()
+        Path(path).expanduser().read_bytes()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(os.path.expanduser(path))
+    except ssl.SSLError:
+        raise ConfigurationError(
+            f"The file {path!r} holds no certificate", setting=setting, remedy="Name a file with certificates (PEM)"
+        ) from None
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"The file {path!r} cannot be read ({type(error).__name__})",
             setting=setting,
             remedy="Name a file with certificates (PEM) that the workers can read",
         ) from None
-    if b"-----BEGIN " not in content:
-        raise ConfigurationError(
-            f"The file {path!r} holds no certificate", setting=setting, remedy="Name a file with certificates (PEM)"
-        )
     return path
 
 

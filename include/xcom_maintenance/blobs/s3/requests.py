@@ -266,7 +266,7 @@ def translated(what: str, *, bucket: str, setting: str) -> Iterator[None]:
         raise StoreUnavailable(
             f"The object store cannot be reached ({what}): {type(error).__name__}",
             setting=setting,
-            remedy="Check the connection's endpoint and the network of the workers",
+            remedy="Check the connection's endpoint, its proxies and the network of the workers",
         ) from None
 
 

@@ -39,7 +39,7 @@ class Store:
 
     def __init__(self, base: BasePath) -> None:
         self.base = base
-        self._trust, self._proxy = "the system", ""
+        self._trust, self._proxy = "the certificates of the system", ""
         with self._errors("opening", str(base)):
             self._library = library()
             self._store, found = _open(base, self._library)
@@ -117,7 +117,7 @@ class Store:
             if any(word in text for word in _OF_TLS):
                 raise StoreFailed(
                     f"{doing} {where} failed: TLS: the certificate of the server, or of the proxy, is not trusted. "
-                    f"Trusted is what {self._trust} says; see verify (extra) of the Connection, AWS_CA_BUNDLE, "
+                    f"Trusted here: {self._trust}; see verify (extra) of the Connection, AWS_CA_BUNDLE, "
                     f"REQUESTS_CA_BUNDLE and SSL_CERT_FILE ({_tls_reason(text) or _reason(why)})"
                 ) from None
             through = f" (proxy: {self._proxy})" if self._proxy else ""

@@ -29,6 +29,7 @@ from include.xcom_maintenance.blobs.clients import s3_clients
 from include.xcom_maintenance.blobs.s3 import network as of_maintenance
 from include.xcom_maintenance.blobs.s3.requests import translated
 from include.xcom_maintenance.core.errors import ConfigurationError, MaintenanceError
+from include.xcom_maintenance.reports.paths import path_errors, storage_path
 from local_stack.faults import Answer, FaultProxy, Request, s3_error
 from local_stack.processes import free_port
 from local_stack.s3 import MotoS3
@@ -228,6 +229,15 @@ def test_an_authority_that_is_not_trusted_is_an_error_that_says_tls_and_which_se
     told = f"{caught.value} {getattr(caught.value, 'remedy', '')}"
     assert all(name in told for name in ("verify", *VARIABLES))
     assert not tls.requests
+
+
+def test_a_report_on_a_server_that_is_not_trusted_fails_with_the_setting_that_its_client_reads(
+    tls: FakeS3, connect: Connect, authority: Path
+) -> None:
+    connect(https(tls), verify=str(authority / "ca.pem"))
+    place = storage_path("s3://blobs@bucket/reports", setting="report_path")
+    with pytest.raises(ConfigurationError, match="AWS_CA_BUNDLE"), path_errors(place, "written", setting="report_path"):
+        (place / "r.json").write_text("{}")
 
 
 @both

@@ -71,6 +71,9 @@ def path_errors(path: ObjectStoragePath, verb: str, *, setting: str) -> Iterator
         remedy = f"Set it to an existing place that the workers can write to, such as {_examples(setting)}"
         if isinstance(error, ImportError):
             remedy = f"Install the package that supports {path.protocol}://, or set it to another place"
+        elif "SSL" in type(error).__name__ or "Certificate" in type(error).__name__:
+            # Airflow's file systems do not read verify of a Connection.
+            remedy = "Name the file with the authority of the server in AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE"
         raise ConfigurationError(
             f"The {setting.replace('_', ' ')} {path} cannot be {verb}: {type(error).__name__}",
             setting=setting,

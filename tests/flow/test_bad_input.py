@@ -206,7 +206,7 @@ def test_a_report_path_that_cannot_be_written(
 
 
 @pytest.mark.parametrize("setting", ["report_path", "archive_path"])
-@pytest.mark.parametrize("below", ["", "/", "/r", "-quarantine", "-quarantine/", "-quarantine/a/b"])
+@pytest.mark.parametrize("below", ["", "/", "/r", "-quarantine", "-quarantine/", "-quarantine/a/b", "-link/r"])
 @pytest.mark.parametrize("dag_id", [CLEANUP, "xcom_orphan_reconciliation"])
 def test_nothing_is_ever_written_among_the_blobs_or_into_the_quarantine(
     bundle: Bundle, history: History, tmp_path: Path, dag_id: str, setting: str, below: str
@@ -214,6 +214,7 @@ def test_nothing_is_ever_written_among_the_blobs_or_into_the_quarantine(
     history.run("a", 1)
     base = tmp_path / "blobs"
     base.mkdir()
+    Path(f"{base}-link").symlink_to(base)
     bundle.common_io["xcom_objectstorage_path"] = f"file://{base}"
     outcome = bundle.run(dag_id, mode="enforce", **{setting: f"file://{base}{below}"})
     assert type(outcome.error).__name__ == "AirflowFailException"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -50,5 +51,11 @@ def _below(uri: BlobUri, base_path: str) -> str | None:
     except ConfigurationError:
         return None  # said elsewhere, in its own words
     places = {"the blob base path": base, "the quarantine beside the blob base path": base.quarantine}
-    uri = replace(uri, key=uri.key.rstrip("/"))
-    return next((name for name, place in places.items() if uri == place.uri or place.contains(uri)), None)
+    uri = _followed(replace(uri, key=uri.key.rstrip("/")))
+    followed = {name: BasePath(_followed(place.uri)) for name, place in places.items()}
+    return next((name for name, place in followed.items() if uri == place.uri or place.contains(uri)), None)
+
+
+def _followed(uri: BlobUri) -> BlobUri:
+    """Where a folder really is: the address of a link to it would not tell."""
+    return replace(uri, key=os.path.realpath(f"/{uri.key}").strip("/")) if uri.scheme == "file" else uri

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from xcom_blob_backend import XComBlobBackend
 
 from include.xcom_maintenance.reports.report import Approval
 from tests.support.bucket import Bucket
@@ -210,7 +211,18 @@ def own_reference(uri: str) -> object:
     }
 
 
-@pytest.mark.parametrize("active", ["stock", "ours"])
+class BuiltOnOurs(XComBlobBackend):
+    """As somebody may write it, such as for metrics of their own."""
+
+
+BACKENDS = {
+    "ours": "xcom_blob_backend.XComBlobBackend",
+    "built on ours": f"{__name__}.BuiltOnOurs",
+    "broken": "no_such_module.Backend",
+}
+
+
+@pytest.mark.parametrize("active", ["stock", *BACKENDS])
 def test_no_dangling_row_goes_where_a_pull_fails_already(
     bundle: Bundle, bucket: Bucket, history: History, referenced: str, active: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,18 +234,19 @@ def test_no_dangling_row_goes_where_a_pull_fails_already(
     row = {"__classname__": "xcom_blob_backend.BlobReference", "__version__": 1, "__data__": own}
     history.xcom(run, row, age_days=3, key="own")
     bundle.variable = {"blob_base_path": bucket.base}
-    if active == "ours":
-        monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", "xcom_blob_backend.XComBlobBackend")
+    fails = active in {"ours", "built on ours"}
+    if active in BACKENDS:
+        monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", BACKENDS[active])
     rows = history.rows()
     outcome = bundle.run(DAG, mode="enforce", delete_dangling_rows=True).succeeded()
-    left = {"stock", "own"} if active == "ours" else {"own"}
+    left = {"stock", "own"} if fails else {"own"}
     assert {key for *_, key in rows - history.rows()} == {"stock", "own"} - left
     headline = outcome.report["headline"]
     assert (headline["dangling_rows_deleted"], headline["dangling_rows_left"]) == (2 - len(left), len(left))
     kept = {row["reason"]: row["rows"] for row in outcome.table("Rows of dangling references kept")}
     assert kept == {"a task that pulls it fails already, and says why": len(left)}
     pulls = {found["key"]: found["a pull"] for found in outcome.table("Dangling references")}
-    assert pulls == {"own": "fails", "stock": "fails" if active == "ours" else "gets the path, or fails"}
+    assert pulls == {"own": "fails", "stock": "fails" if fails else "gets the path, or fails"}
 
 
 @pytest.mark.parametrize("missing", [{2}, {0, 1, 3, 4}])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -19,6 +21,7 @@ from include.xcom_maintenance.sweep.quarantine import quarantined, returning
 
 #: Blobs that are looked up at once, before the rows that lead to them go; more, if they are of one task of a run.
 _HEADS_AT_ONCE = 1_000
+_OWN = "xcom_blob_backend."
 #: Why rows of dangling references stay.
 _NO_BACKEND = "no backend wrote it"
 _THERE_AGAIN = "its blob is there again"
@@ -81,9 +84,14 @@ def _in_quarantine(job: ReconciliationJob, keys: set[str]) -> set[str]:
 def pulls_fail() -> bool:
     """Whether a task that pulls any reference to a missing blob fails: by this project's own backend, if it is active.
 
-    Then nothing is to be gained by deleting a row, which would turn the failure into None.
+    Then nothing is to be gained by deleting a row, which would turn the failure into None. The same goes for a user's
+    own class that is built on it.
     """
-    return airflow_option("core", "xcom_backend").startswith("xcom_blob_backend.")
+    active = airflow_option("core", "xcom_backend")
+    classes: tuple[type, ...] = ()
+    with suppress(Exception):  # whatever a user's module raises
+        classes = pkgutil.resolve_name(active).__mro__
+    return any(f"{name}.".startswith(_OWN) for name in (active, *(each.__module__ for each in classes)))
 
 
 def _batches(lines: Iterable[dict[str, Any]]) -> Iterator[list[RowReference]]:

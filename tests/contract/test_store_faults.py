@@ -76,6 +76,26 @@ def behind(moto: MotoS3) -> Iterator[Behind]:
     found.proxy.stop()
 
 
+def test_nothing_is_written_without_the_checksum_that_buckets_with_object_lock_ask_for(moto: MotoS3) -> None:
+    """Even where the Connection asks for none."""
+    behind = Behind(moto)
+    seen: list[set[str]] = []
+
+    def behave(request: Request, ask: Ask) -> Answer:
+        if request.method == "PUT":
+            seen.append({name.lower() for name in request.headers})
+        return ask(request)
+
+    behind.proxy.behave = behave
+    client = moto.client(endpoint=behind.proxy.endpoint, request_checksum_calculation="when_required")
+    store = S3BlobStore(client, behind.store.base, setting="blob_base_path")
+    store.put("marker", b"{}")
+    store.honours_conditions()
+    behind.proxy.stop()
+    assert len(seen) > 1
+    assert all("x-amz-checksum-sha256" in names for names in seen)
+
+
 def is_listing(request: Request) -> bool:
     return request.method == "GET" and "list-type=2" in request.path
 

@@ -100,7 +100,7 @@ class S3Deletion:
             except Exception:
                 # For the next probe to take its name, see LEFT. What failed is raised all the same.
                 with suppress(Exception):
-                    client.put_object(Bucket=bucket, Key=name, Body=LEFT)
+                    self._requests.put(name, LEFT)
                 raise
         if answer.get("VersionId"):
             # Needs s3:ListBucketVersions and s3:DeleteObjectVersion. It is only tidy, so nothing fails for it.
@@ -115,7 +115,7 @@ class S3Deletion:
         requests = self._requests
 
         def put() -> str | None:
-            requests.client.put_object(Bucket=requests.bucket, Key=requests.base.prefix + key, Body=CANARY)
+            requests.put(requests.base.prefix + key, CANARY)
             found = requests.head(key)
             return found.version if found else None
 

@@ -125,4 +125,4 @@ class S3BlobStore:
 
     def put(self, key: str, content: bytes) -> None:
         with self._requests.errors():
-            self._client.put_object(Bucket=self._bucket, Key=self.base.prefix + key, Body=content)
+            self._requests.put(self.base.prefix + key, content)

@@ -18,15 +18,15 @@ from botocore.loaders import JSONFileLoader
 from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from local_stack.azure import Azurite
 from local_stack.gcs import GcsEmulator
-from local_stack.postgres import PostgresServer, migrate
+from local_stack.postgres import PostgresServer
 from local_stack.processes import StackError
 from local_stack.s3 import MotoS3, RcloneS3
 from tests.support.bucket import Bucket
 from tests.support.bundle import Bundle
+from tests.support.databases import Databases
 from tests.support.history import History, SeededRun
 
 REPOSITORY = Path(__file__).parent.parent
-TEMPLATE = "airflow_template"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,10 +50,12 @@ def _airflow_home(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     with PostgresServer(tmp_path_factory.mktemp("postgres"), durable=False) as server:
-        server.create_database(TEMPLATE)
-        migrate(server.url(TEMPLATE))
-        server.grant_role(TEMPLATE, "GRANT INSERT")
         yield server
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: PostgresServer) -> Databases:
+    return Databases(postgres)
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,10 @@ class Database:
 
 
 @pytest.fixture
-def database(postgres: PostgresServer) -> Iterator[Database]:
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    postgres.create_database(name, template=TEMPLATE)
+def database(postgres: PostgresServer, databases: Databases) -> Iterator[Database]:
+    name = databases.take()
     yield Database(postgres, name)
-    postgres.drop_database(name)
+    databases.give_back(name)
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from local_stack.airflow import Airflow
 from local_stack.postgres import PostgresServer
 from local_stack.s3 import RcloneS3
 from tests.backend.conftest import KEYS
-from tests.conftest import REPOSITORY, TEMPLATE, Database
+from tests.conftest import REPOSITORY, Database
 from tests.support.bucket import Bucket
 from tests.support.collectors import Statsd
+from tests.support.databases import Databases
 from tests.support.history import History
 
 pytestmark = pytest.mark.e2e
@@ -158,11 +159,10 @@ class Deployment:
 
 @pytest.fixture(scope="module")
 def deployment(
-    postgres: PostgresServer, rclone: RcloneS3, tmp_path_factory: pytest.TempPathFactory
+    postgres: PostgresServer, databases: Databases, rclone: RcloneS3, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
     folder: Path = tmp_path_factory.mktemp("backend")
-    name = f"backend_{uuid.uuid4().hex[:8]}"
-    postgres.create_database(name, template=TEMPLATE)
+    name = databases.take()
     bucket = Bucket(rclone, f"bucket-{uuid.uuid4().hex[:12]}")
     (folder / "dags").mkdir()
     (folder / "keys").write_text(f"old:{KEYS['old']}")

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from fnmatch import fnmatch
@@ -18,7 +17,8 @@ from local_stack.postgres import PostgresServer
 from local_stack.processes import clean_environment
 from tests.bundle.dag_processor import Parsed, parse_once
 from tests.bundle.layouts import LAYOUTS, OURS, Layout, checkout
-from tests.conftest import TEMPLATE, Database
+from tests.conftest import Database
+from tests.support.databases import Databases
 
 pytestmark = pytest.mark.slow
 
@@ -43,18 +43,19 @@ def layouts(
 
 @pytest.fixture(scope="module")
 def parsed(
-    layouts: Mapping[str, Layout], postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+    layouts: Mapping[str, Layout],
+    postgres: PostgresServer,
+    databases: Databases,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Mapping[str, Future[Parsed]]]:
     """Each layout's DAG processor, on a metadata database of its own; a few of them at a time."""
-    databases = {name: Database(postgres, f"drop_in_{uuid.uuid4().hex[:12]}") for name in layouts}
-    for database in databases.values():
-        postgres.create_database(database.name, template=TEMPLATE)
+    taken = {name: Database(postgres, databases.take()) for name in layouts}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         yield {
             name: pool.submit(
                 parse_once,
                 tmp_path_factory.mktemp("home") / name,
-                databases[name],
+                taken[name],
                 bundle=layout.bundle,
                 git=layout.git,
                 env=layout.env,
@@ -62,8 +63,8 @@ def parsed(
             for name, layout in layouts.items()
         }
         pool.shutdown(cancel_futures=True)
-    for database in databases.values():
-        postgres.drop_database(database.name)
+    for database in taken.values():
+        databases.give_back(database.name)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -19,10 +19,11 @@ import pytest
 from local_stack.airflow import Airflow
 from local_stack.postgres import PostgresServer
 from local_stack.s3 import RcloneS3
-from tests.conftest import REPOSITORY, TEMPLATE, Database
+from tests.conftest import REPOSITORY, Database
 from tests.support.archive import archive_rows
 from tests.support.bucket import Bucket
 from tests.support.collectors import Otlp
+from tests.support.databases import Databases
 from tests.support.history import History, has_column
 from tests.support.schema import valid
 
@@ -124,11 +125,10 @@ class Deployment:
 
 @pytest.fixture(scope="module")
 def deployment(
-    postgres: PostgresServer, rclone: RcloneS3, tmp_path_factory: pytest.TempPathFactory
+    postgres: PostgresServer, databases: Databases, rclone: RcloneS3, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("e2e")
-    name = f"e2e_{uuid.uuid4().hex[:8]}"
-    postgres.create_database(name, template=TEMPLATE)
+    name = databases.take()
     database = Database(postgres, name)
     bucket = Bucket(rclone, f"bucket-{uuid.uuid4().hex[:12]}")
     (folder / "user").mkdir()

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from botocore.loaders import JSONFileLoader
+from botocore.loaders import JSONFileLoader, Loader
 
 from include.xcom_maintenance.metadata.postgres.store import PostgresMetadataStore
 from local_stack.azure import Azurite
@@ -99,11 +99,13 @@ def history(database: Database) -> Iterator[History]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _botocore_reads_a_file_once() -> Iterator[None]:
-    """Each session of botocore parses megabytes of JSON anew, and each task in this process makes a session."""
+    """Each session of botocore looks for its files and parses megabytes of JSON anew, and each task makes sessions."""
+    load_file, list_services = JSONFileLoader.load_file, Loader.list_available_services
     loads = cache(lambda path: load_file(JSONFileLoader(), path))
-    load_file = JSONFileLoader.load_file
+    lists = cache(lambda kind: list_services(Loader(), kind))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JSONFileLoader, "load_file", lambda _, path: loads(path))
+        patch.setattr(Loader, "list_available_services", lambda _, type_name: lists(type_name))
         yield
 
 

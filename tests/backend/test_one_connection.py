@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import json
+import os
 import select
 import socket
 import ssl
@@ -232,10 +233,12 @@ def test_an_authority_that_is_not_trusted_is_an_error_that_says_tls_and_which_se
 
 
 def test_a_report_on_a_server_that_is_not_trusted_fails_with_the_setting_that_its_client_reads(
-    tls: FakeS3, connect: Connect, authority: Path
+    tls: FakeS3, connect: Connect, authority: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(https(tls), verify=str(authority / "ca.pem"))
-    place = storage_path("s3://blobs@bucket/reports", setting="report_path")
+    # Airflow keeps the file system of a Connection, so this one has a name of its own.
+    monkeypatch.setenv("AIRFLOW_CONN_UNTRUSTED", os.environ["AIRFLOW_CONN_BLOBS"])
+    place = storage_path("s3://untrusted@bucket/reports", setting="report_path")
     with pytest.raises(ConfigurationError, match="AWS_CA_BUNDLE"), path_errors(place, "written", setting="report_path"):
         (place / "r.json").write_text("{}")
 

@@ -37,6 +37,12 @@ def dags() -> dict[str, Any]:
     return dict(bag.dags)
 
 
+@cache
+def _defaults(dag_id: str) -> str:
+    """What the trigger form of a DAG sends if nobody changes it, as JSON."""
+    return json.dumps(dags()[dag_id].params.dump())
+
+
 @contextmanager
 def environment(values: Mapping[str, str | None]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -77,7 +83,7 @@ class Bundle:
         dag = dags()[dag_id]
         context = {
             "dag_run": SimpleNamespace(dag_id=dag_id, run_id=run_id, conf=conf),
-            "params": {**dag.params.dump(), **conf},
+            "params": {**json.loads(_defaults(dag_id)), **conf},
         }
         operator: Any = dag.get_task(task_id)
         with self.configured(), set_current_context(context):  # type: ignore[arg-type]
@@ -167,7 +173,7 @@ class Bundle:
         from include.xcom_maintenance.flow import approval
 
         dag_run = SimpleNamespace(dag_id=dag_id, run_id=run_id, conf=conf)
-        context = {"dag_run": dag_run, "params": {**dags()[dag_id].params.dump(), **conf}}
+        context = {"dag_run": dag_run, "params": {**json.loads(_defaults(dag_id)), **conf}}
         with self.configured(), set_current_context(context):  # type: ignore[arg-type]
             question = approval.ask(context, planned)
             if question is None:

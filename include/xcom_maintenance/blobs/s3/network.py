@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,8 +45,9 @@ def trusted(verify: Any, conn_id: str | None) -> Any:
             remedy=f"Write {path.lower()} without quotation marks, or the path of a file with certificates",
         )
     try:
-        Path(path).expanduser().read_bytes()
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(os.path.expanduser(path))
+        file = Path(path).expanduser()
+        file.read_bytes()
+        _parse(file, file.stat().st_mtime_ns)
     except ssl.SSLError:
         raise ConfigurationError(
             f"The file {path!r} holds no certificate", setting=setting, remedy="Name a file with certificates (PEM)"
@@ -57,6 +59,15 @@ def trusted(verify: Any, conn_id: str | None) -> Any:
             remedy="Name a file with certificates (PEM) that the workers can read",
         ) from None
     return path
+
+
+@cache
+def _parse(file: Path, _modified: int) -> None:
+    """Read a file of certificates, of which there can be 150, once in a process.
+
+    :raises ssl.SSLError: if it holds none, or a damaged one.
+    """
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
 
 
 def proxies(endpoint: str) -> dict[str, str] | None:

@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def fake(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
     with FakeS3() as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         aws(monkeypatch, server.server_port)
         configure(path="s3://blobs@bucket/x", threshold=0, request_timeout_seconds=2, retry_timeout_seconds=4)
         yield server

@@ -70,7 +70,7 @@ def test_no_restored_row_is_miscounted_when_the_connection_is_lost_in_its_commit
     with database.store(lambda: flaky(database), retry_seconds=20) as store:
         store.now()  # only a connection that once was is tried again
         Flaky.fates = [fate]
-        assert store.restore(rows) == 1
+        assert store.restore(rows, archived_at=None) == 1
     assert not Flaky.fates
     assert len(history.rows()) == 1
 

@@ -19,7 +19,7 @@ from include.xcom_maintenance.reports.archive import Archives
 from include.xcom_maintenance.reports.archive_file import parse_row
 from tests.conftest import Database
 from tests.support.archive import archive_rows
-from tests.support.history import History
+from tests.support.history import History, days_ago
 
 #: Values as Postgres reads them; None is NULL, not a JSON null.
 VALUES = {
@@ -71,7 +71,7 @@ def test_no_value_changes_by_being_archived_and_restored(
     rows = archived(history, tmp_path)
     assert table(history) == []
     assert store.restorable(rows, archived_at=None) == [Return.POSSIBLE] * len(VALUES)
-    assert store.restore(rows) == len(VALUES)
+    assert store.restore(rows, archived_at=None) == len(VALUES)
     assert table(history) == before
     same = history.connection.execute(
         "SELECT count(*) FROM xcom x JOIN aside a USING (key) WHERE a.value IS NOT DISTINCT FROM x.value"
@@ -90,7 +90,7 @@ def test_a_line_break_between_tokens_moves_no_value_to_another_row(
         replace(row, line=row.line.replace('":', '":\n').replace('{"kind', '\n{"kind'))
         for row in archived(history, tmp_path)
     ]
-    assert store.restore(rows) == 2
+    assert store.restore(rows, archived_at=None) == 2
     assert table(history) == before
 
 
@@ -99,7 +99,7 @@ def test_a_value_of_20_mb_comes_back(store: MetadataStore, history: History, tmp
     put(history, run, {"large": json.dumps([{"id": n, "text": 'x\u00e4"' * 50} for n in range(100_000)])})
     before = history.connection.execute("SELECT octet_length(value::text), md5(value::text) FROM xcom").fetchall()
     assert before[0][0] > 20_000_000
-    assert store.restore(archived(history, tmp_path)) == 1
+    assert store.restore(archived(history, tmp_path), archived_at=None) == 1
     assert (
         history.connection.execute("SELECT octet_length(value::text), md5(value::text) FROM xcom").fetchall() == before
     )
@@ -115,9 +115,23 @@ def test_a_row_that_is_there_is_never_changed(store: MetadataStore, history: His
     assert dict(zip((row.key for row in rows), store.restorable(rows, archived_at=None), strict=True)) == {
         "x": Return.EXISTS, "y": Return.POSSIBLE,
     }  # fmt: skip
-    assert store.restore(rows) == 1
+    assert store.restore(rows, archived_at=None) == 1
     assert [row for row in table(history) if row[3] == "x"] == before
-    assert store.restore(rows) == 0
+    assert store.restore(rows, archived_at=None) == 0
+
+
+def test_no_mapped_row_returns_among_newer_ones_that_were_pushed_since_the_plan(
+    store: MetadataStore, history: History, tmp_path: Path
+) -> None:
+    run = history.run("a", 20)
+    for index in range(3):
+        history.xcom(run, index, age_days=20, map_index=index)
+    history.xcom(run, "unmapped", age_days=20, key="other")
+    rows, when = archived(history, tmp_path), days_ago(5).isoformat()
+    assert store.restorable(rows, archived_at=when) == [Return.POSSIBLE] * 4
+    history.xcom(run, "newer", age_days=1, map_index=7)
+    assert store.restore(rows, archived_at=when) == 1
+    assert {(index, key) for *_, index, key in history.rows()} == {(7, "return_value"), (-1, "other")}
 
 
 def test_no_row_returns_whose_run_or_task_instance_is_gone(
@@ -132,7 +146,7 @@ def test_no_row_returns_whose_run_or_task_instance_is_gone(
     assert dict(zip((row.dag_id for row in rows), store.restorable(rows, archived_at=None), strict=True)) == {
         "a": Return.NO_RUN, "b": Return.NO_TASK_INSTANCE, "c": Return.POSSIBLE,
     }  # fmt: skip
-    assert store.restore(rows) == 1
+    assert store.restore(rows, archived_at=None) == 1
     assert history.left() == {("c", runs["c"].run_id)}
 
 
@@ -145,7 +159,7 @@ def test_a_row_returns_to_the_run_that_has_its_run_id_now(
     history.connection.execute("DELETE FROM dag_run")
     again = history.run("a", 20, run_id="again")
     assert again.dag_run_id != run.dag_run_id
-    assert store.restore(rows) == 1
+    assert store.restore(rows, archived_at=None) == 1
     assert history.connection.execute("SELECT dag_run_id FROM xcom").fetchall() == [(again.dag_run_id,)]
 
 
@@ -160,7 +174,7 @@ def test_columns_that_only_one_of_archive_and_table_has_do_no_harm(
         "ALTER TABLE xcom DROP COLUMN \"gone 'later' %\", DROP COLUMN dag_result, "
         "ADD COLUMN new int NOT NULL DEFAULT 17, ADD COLUMN twice int GENERATED ALWAYS AS (map_index * 2) STORED"
     )
-    assert store.restore(rows) == 1
+    assert store.restore(rows, archived_at=None) == 1
     assert history.connection.execute("SELECT new, twice FROM xcom").fetchall() == [(17, -2)]
 
 
@@ -176,15 +190,15 @@ def test_a_row_that_was_tampered_with_is_refused_and_not_shown(
     line = json.dumps(wrong)
     bad = ArchivedRow(row.dag_id, row.run_id, row.task_id, row.map_index, row.key, None, line)
     with pytest.raises(ConfigurationError, match="archive") as caught:
-        store.restore([good, bad])
+        store.restore([good, bad], archived_at=None)
     assert "secret-17" not in str(caught.value)
     assert history.rows() == set()
-    assert store.restore([good]) == 1
+    assert store.restore([good], archived_at=None) == 1
 
 
 def test_nothing_to_restore_is_nothing(store: MetadataStore) -> None:
     assert store.restorable([], archived_at=None) == []
-    assert store.restore([]) == 0
+    assert store.restore([], archived_at=None) == 0
 
 
 def test_a_role_without_the_right_to_insert_is_told_the_grant(database: Database, history: History) -> None:
@@ -212,7 +226,7 @@ def test_least_privileges_are_enough_to_restore(database: Database, history: His
     )
     try:
         with database.store(lambda: database.connect(user="restorer", password="pw")) as store:
-            assert store.restore(rows) == 1
+            assert store.restore(rows, archived_at=None) == 1
     finally:
         history.connection.execute("DROP OWNED BY restorer; DROP ROLE restorer")
 

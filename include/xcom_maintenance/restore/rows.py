@@ -303,7 +303,7 @@ def _restore(
                 remedy="Rows already restored stay. Run the DAG again for the rest",
             )
         started = time.monotonic()
-        restored = job.metadata.restore(going)
+        restored = job.metadata.restore(going, archived_at=header.archived_at)
         seconds = round(time.monotonic() - started, 3)
         figures["rows_restored"] += restored
         figures["transactions"] += 1

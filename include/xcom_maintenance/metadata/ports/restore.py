@@ -30,11 +30,11 @@ class RestoreMetadata(RetentionMetadata, NameMetadata, BusyMetadata, Protocol):
             the archived one does not mix; None: not known.
         """
 
-    def restore(self, rows: Sequence[ArchivedRow]) -> int:
+    def restore(self, rows: Sequence[ArchivedRow], *, archived_at: str | None) -> int:
         """Put back those archived rows that can return, in one short transaction; returns how many those were.
 
         Each returns to the run that has its run id now, just as it was, its timestamp too. A row that is there is left
-        as it is.
+        as it is, and so are mapped rows beside newer ones, see ``restorable``.
 
         :param rows: all of one archive file.
         :raises ConfigurationError: if they cannot be read as rows of the table.

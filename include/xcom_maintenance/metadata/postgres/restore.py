@@ -12,6 +12,12 @@ from include.xcom_maintenance.metadata.ports.restore import Return
 from include.xcom_maintenance.metadata.postgres import rows as sql
 from include.xcom_maintenance.metadata.postgres.base import Connected
 
+#: Whether a row {row} of a mapped result would come back among rows that were pushed since it was archived.
+_PUSHED_ANEW = """({row}.map_index >= 0 AND EXISTS (
+        SELECT FROM xcom m
+        WHERE m.dag_run_id = r.id AND m.task_id = {row}.task_id AND m.map_index >= 0 AND m.key = {row}.key
+          AND m.timestamp > %(archived_at)s::timestamptz))"""
+
 #: What becomes of each archived row, as the name of a ``port.Return``.
 RESTORABLE = f"""
 SELECT c.number,
@@ -22,10 +28,7 @@ SELECT c.number,
             WHEN NOT EXISTS (SELECT FROM task_instance t
                              WHERE t.dag_id = c.dag_id AND t.task_id = c.task_id AND t.run_id = c.run_id
                                AND t.map_index = c.map_index) THEN 'NO_TASK_INSTANCE'
-            WHEN c.map_index >= 0
-             AND EXISTS (SELECT FROM xcom m
-                         WHERE m.dag_run_id = r.id AND m.task_id = c.task_id AND m.map_index >= 0 AND m.key = c.key
-                           AND m.timestamp > %(archived_at)s::timestamptz) THEN 'PUSHED_ANEW'
+            WHEN {_PUSHED_ANEW.format(row="c")} THEN 'PUSHED_ANEW'
             ELSE 'POSSIBLE' END
 FROM {sql.BY_NAME}
 LEFT JOIN dag_run r ON r.dag_id = c.dag_id AND r.run_id = c.run_id"""
@@ -48,6 +51,7 @@ JOIN dag_run r ON r.dag_id = a.dag_id AND r.run_id = a.run_id
 WHERE EXISTS (SELECT FROM task_instance t
               WHERE t.dag_id = a.dag_id AND t.task_id = a.task_id AND t.run_id = a.run_id
                 AND t.map_index = a.map_index)
+  AND NOT {_PUSHED_ANEW.format(row="a")}
 ON CONFLICT DO NOTHING"""
 
 #: The run may have been deleted and made again; and a JSON null is read as NULL.
@@ -93,7 +97,7 @@ class RestoreQueries(Connected):
             found = dict(self._session.rows(RESTORABLE, {**where, "archived_at": archived_at}))
         return [Return[found[number]] for number in range(1, len(rows) + 1)]
 
-    def restore(self, rows: Sequence[ArchivedRow]) -> int:
+    def restore(self, rows: Sequence[ArchivedRow], *, archived_at: str | None) -> int:
         if not rows:
             return 0
 
@@ -101,7 +105,8 @@ class RestoreQueries(Connected):
             with unreadable_rows():
                 cursor.execute(COLUMNS, {"line": min((row.line for row in rows), key=len)})
                 columns = [name for (name,) in cursor.fetchall()]
-                cursor.execute(restoring(columns), {"lines": sql.in_lines(row.line for row in rows)})
+                lines = sql.in_lines(row.line for row in rows)
+                cursor.execute(restoring(columns), {"lines": lines, "archived_at": archived_at})
                 return int(cursor.rowcount)
 
         return self._session.change(work)

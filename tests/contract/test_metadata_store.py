@@ -635,6 +635,7 @@ def test_an_empty_database_has_nothing(store: MetadataStore) -> None:
     ("statement", "message"),
     [
         ("DROP TABLE xcom", "no table xcom"),
+        ("ALTER TABLE xcom RENAME TO xcom_v1; CREATE TABLE xcom_v2 (id uuid)", "of Airflow 3.4 or later"),
         ("ALTER TABLE xcom RENAME COLUMN timestamp TO pushed_at", "xcom.timestamp"),
         ("ALTER TABLE xcom ALTER COLUMN value TYPE text", "xcom.value"),
         ("UPDATE alembic_version SET version_num = '29ce7909c52b'", "schema revision '29ce7909c52b'"),

@@ -57,6 +57,8 @@ WHERE c.oid IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name
 GROUP BY c.relname"""
 
 
+_HAS_V2 = "SELECT to_regclass('xcom_v2') IS NOT NULL"
+
 #: Alembic heads of the Airflow versions that the bundle knows, from ``airflow.utils.db._REVISION_HEADS_MAP``.
 KNOWN_REVISIONS = {
     "cc92b33c6709": "3.1",
@@ -81,6 +83,13 @@ class SchemaQueries(Connected):
         ]
         if wrong:
             missing_tables = sorted(set(REQUIRED_COLUMNS) - set(columns))
+            if missing_tables == ["xcom"] and self._session.rows(_HAS_V2)[0][0]:
+                raise ConfigurationError(
+                    "This metadata database is of Airflow 3.4 or later, which keeps XComs in the tables xcom_v1 and "
+                    "xcom_v2; this version of the bundle knows the table xcom of Airflow 3.1 to 3.3",
+                    setting=self._setting,
+                    remedy="Update the bundle. Nothing was changed",
+                )
             if missing_tables:
                 raise ConfigurationError(
                     "This is not an Airflow metadata database: it has no table " + ", ".join(missing_tables),
@@ -92,7 +101,7 @@ class SchemaQueries(Connected):
                 "Unknown schema in this metadata database: these columns are missing or have another type: "
                 + ", ".join(wrong),
                 setting=self._setting,
-                remedy="Airflow 3.1 or later on Postgres is required; run `airflow db migrate`, or update the bundle",
+                remedy="Airflow 3.1 to 3.3 on Postgres is required; run `airflow db migrate`, or update the bundle",
             )
         wanted = {"DELETE": may_delete, "INSERT": may_insert, "UPDATE (value)": may_update}
         rights = [right for right, needed in wanted.items() if needed]

@@ -25,7 +25,7 @@ $(READY): requirements-dev.lock
 demo: $(READY)  ## Run the DAGs on a real Airflow, Postgres and S3, and show what they did (KEEP=1 keeps Airflow up)
 	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
 
-check: lint  ## Lint, then run the quick tests: what needs no scheduler and runs no whole tasks (a minute and a half)
+check: lint  ## Lint, then run the quick tests: no scheduler, no whole tasks, no emulators of clouds (about two minutes)
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile -m "not e2e and not slow" $(ARGS)
 
 test: lint  ## Lint, then run every test (ARGS=... is passed to pytest)

@@ -30,9 +30,14 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever runs whole tasks counts as slow. What takes longest begins first, so that no process is left with it."""
+    """Whatever runs whole tasks or an emulator of a cloud counts as slow.
+
+    What takes longest begins first, so that no process is left with it.
+    """
     for item in items:
-        if "bundle" in getattr(item, "fixturenames", ()):
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        needed = {*getattr(item, "fixturenames", ()), *(name for name in parameters.values() if isinstance(name, str))}
+        if needed & {"bundle", "parsed", "gcs", "azurite"}:
             item.add_marker("slow")
     items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
 

@@ -57,7 +57,8 @@ WHERE c.oid IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name
 GROUP BY c.relname"""
 
 
-_HAS_V2 = "SELECT to_regclass('xcom_v2') IS NOT NULL"
+#: In place of ``xcom`` since Airflow 3.4.
+_NEWER_TABLE = "xcom_v2"
 
 #: Alembic heads of the Airflow versions that the bundle knows, from ``airflow.utils.db._REVISION_HEADS_MAP``.
 KNOWN_REVISIONS = {
@@ -74,7 +75,8 @@ class SchemaQueries(Connected):
     def check(
         self, *, may_delete: bool, reads_references: bool, may_insert: bool = False, may_update: bool = False
     ) -> DatabaseIdentity:
-        columns = {name: dict(found) for name, found in self._session.rows(COLUMNS, {"tables": list(REQUIRED_COLUMNS)})}
+        tables = [*REQUIRED_COLUMNS, _NEWER_TABLE]
+        columns = {name: dict(found) for name, found in self._session.rows(COLUMNS, {"tables": tables})}
         wrong = [
             f"{table}.{name}"
             for table, required in REQUIRED_COLUMNS.items()
@@ -83,7 +85,7 @@ class SchemaQueries(Connected):
         ]
         if wrong:
             missing_tables = sorted(set(REQUIRED_COLUMNS) - set(columns))
-            if missing_tables == ["xcom"] and self._session.rows(_HAS_V2)[0][0]:
+            if missing_tables == ["xcom"] and _NEWER_TABLE in columns:
                 raise ConfigurationError(
                     "This metadata database is of Airflow 3.4 or later, which keeps XComs in the tables xcom_v1 and "
                     "xcom_v2; this version of the bundle knows the table xcom of Airflow 3.1 to 3.3",

@@ -147,14 +147,18 @@ def _store_said(why: FileNotFoundError) -> bool:
 
 def _is_strange(why: FileNotFoundError) -> bool:
     """Whether the answer has a text that does not say that there is no such object, as of a wrong endpoint."""
-    text = str(why).split("\n\nDebug source:")[0].partition("404 Not Found:")[2].strip()
+    text = _told(why).partition("404 Not Found:")[2].strip()
     return bool(text) and not any(code in text for code in _NO_BLOB)
 
 
 def _reason(error: Exception) -> str:
     """An error in a line, without obstore's debug output and without queries of URLs, which may hold a signature."""
-    text = str(error).split("\n\nDebug source:")[0]
-    return re.sub(r"\s+", " ", re.sub(r"\?[^\s\"'<>)]+", "?...", text)).strip()[:500]
+    return re.sub(r"\s+", " ", re.sub(r"\?[^\s\"'<>)]+", "?...", _told(error))).strip()[:500]
+
+
+def _told(error: Exception) -> str:
+    """The text of an error of obstore without its debug output."""
+    return str(error).split("\n\nDebug source:")[0]
 
 
 def _open(base: BasePath, native: Library) -> tuple[Any, Access | None]:
@@ -183,7 +187,7 @@ def _open(base: BasePath, native: Library) -> tuple[Any, Access | None]:
         options["credential_provider"] = found.provider
     try:
         return stores[base.scheme](base.bucket, retry_config=retries, **options), found
-    except Exception as why:
+    except Exception as why:  # told by its text: after a fork the library, and so the class, can be another
         if not isinstance(why, ValueError) and "builder error" not in str(why):
             raise
         # Of all options, certificates and proxies are those that obstore does not name.

@@ -46,7 +46,6 @@ def trusted(verify: Any, conn_id: str | None) -> Any:
         )
     try:
         file = Path(path).expanduser()
-        file.read_bytes()
         _parse(file, file.stat().st_mtime_ns)
     except ssl.SSLError:
         raise ConfigurationError(

@@ -12,7 +12,7 @@ import psycopg
 
 from local_stack.postgres import PostgresServer, migrate
 
-TEMPLATE = "airflow_template"
+_TEMPLATE = "airflow_template"
 
 #: Notes that a test has changed the schema or the rights in it: its database is not used again.
 _WATCH = """
@@ -43,10 +43,10 @@ class Databases:
     def __init__(self, server: PostgresServer) -> None:
         self._server = server
         self._free: list[str] = []
-        server.create_database(TEMPLATE)
-        migrate(server.url(TEMPLATE))
-        server.grant_role(TEMPLATE, "GRANT INSERT")
-        with server.connect(TEMPLATE) as connection:
+        server.create_database(_TEMPLATE)
+        migrate(server.url(_TEMPLATE))
+        server.grant_role(_TEMPLATE, "GRANT INSERT")
+        with server.connect(_TEMPLATE) as connection:
             # What Airflow itself has put there stays, and a database in which it changed is not used again.
             self._kept = [name for (name,) in connection.execute(_TABLES).fetchall()]
             self._contents = " UNION ALL ".join(f"SELECT md5(string_agg(t::text, ';')) FROM {t} t" for t in self._kept)
@@ -58,7 +58,7 @@ class Databases:
         if self._free:
             return self._free.pop()
         name = f"test_{uuid.uuid4().hex[:12]}"
-        self._server.create_database(name, template=TEMPLATE)
+        self._server.create_database(name, template=_TEMPLATE)
         return name
 
     def give_back(self, name: str) -> None:

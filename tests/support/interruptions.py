@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,25 +66,25 @@ def run_until_killed(script: str, *arguments: object) -> None:
 
     A fork of this one: to import Airflow anew takes seconds, and is no part of what is tried.
     """
-    errors = Path(tempfile.mkstemp(prefix="killed-")[1])
-    child = os.fork()
-    if child == 0:
-        try:
-            sys.argv = ["script", *map(str, arguments)]
-            _STORE_CACHE.clear()  # clients of S3 do not outlive a fork, and say so
-            S3FileSystem.clear_instance_cache()
-            exec(compile(script, "script", "exec"), {"__name__": "__main__"})
-        except BaseException:  # noqa: BLE001 - nothing of the parent's may run here
-            errors.write_text(traceback.format_exc())
-        finally:
-            os._exit(1)
-    deadline = time.monotonic() + 300
-    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            pytest.fail("the process neither ended nor was killed")
-        time.sleep(0.01)
-    text = errors.read_text()
-    errors.unlink()
-    assert os.waitstatus_to_exitcode(ended[1]) == -signal.SIGKILL, text[-2000:]
+    with tempfile.TemporaryFile("w+") as errors:
+        child = os.fork()
+        if child == 0:
+            try:
+                sys.argv = ["script", *map(str, arguments)]
+                _STORE_CACHE.clear()  # clients of S3 do not outlive a fork, and say so
+                S3FileSystem.clear_instance_cache()
+                exec(compile(script, "script", "exec"), {"__name__": "__main__"})
+            except BaseException:  # noqa: BLE001 - nothing of the parent's may run here
+                traceback.print_exc(file=errors)
+                errors.flush()
+            finally:
+                os._exit(1)
+        deadline = time.monotonic() + 300
+        while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                pytest.fail("the process neither ended nor was killed")
+            time.sleep(0.01)  # waitpid has no time limit of its own
+        errors.seek(0)
+        assert os.waitstatus_to_exitcode(ended[1]) == -signal.SIGKILL, errors.read()[-2000:]
